@@ -1,0 +1,1 @@
+//! apiserver/admission: see ARCHITECTURE.md.

@@ -1,0 +1,1 @@
+//! apiserver/auth: see ARCHITECTURE.md.

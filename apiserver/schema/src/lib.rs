@@ -1,0 +1,1 @@
+//! apiserver/schema: see ARCHITECTURE.md.

@@ -1,0 +1,1 @@
+//! apiserver: see ARCHITECTURE.md.

@@ -1,0 +1,2 @@
+//! apiserver: see ARCHITECTURE.md.
+fn main() {}

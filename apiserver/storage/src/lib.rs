@@ -1,0 +1,1 @@
+//! apiserver/storage: see ARCHITECTURE.md.

@@ -1,0 +1,2 @@
+//! charts/example/server: see ARCHITECTURE.md.
+fn main() {}

@@ -1,0 +1,2 @@
+//! cluster: see ARCHITECTURE.md.
+fn main() {}

@@ -1,0 +1,1 @@
+//! common/daemon: see ARCHITECTURE.md.

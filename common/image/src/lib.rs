@@ -1,0 +1,1 @@
+//! common/image: see ARCHITECTURE.md.

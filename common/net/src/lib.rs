@@ -1,0 +1,1 @@
+//! common/net: see ARCHITECTURE.md.

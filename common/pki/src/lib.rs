@@ -1,0 +1,1 @@
+//! common/pki: see ARCHITECTURE.md.

@@ -1,0 +1,1 @@
+//! common/runtime: see ARCHITECTURE.md.

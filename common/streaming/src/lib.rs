@@ -1,0 +1,1 @@
+//! common/streaming: see ARCHITECTURE.md.

@@ -1,0 +1,1 @@
+//! common/testing: see ARCHITECTURE.md.

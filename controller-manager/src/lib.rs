@@ -1,0 +1,1 @@
+//! controller-manager: see ARCHITECTURE.md.

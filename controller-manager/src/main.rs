@@ -1,0 +1,2 @@
+//! controller-manager: see ARCHITECTURE.md.
+fn main() {}

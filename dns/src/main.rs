@@ -1,0 +1,2 @@
+//! dns: see ARCHITECTURE.md.
+fn main() {}

@@ -1,0 +1,1 @@
+//! kubelet/shim: see ARCHITECTURE.md.

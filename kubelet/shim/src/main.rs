@@ -1,0 +1,2 @@
+//! kubelet/shim: see ARCHITECTURE.md.
+fn main() {}

@@ -1,0 +1,2 @@
+//! kubelet: see ARCHITECTURE.md.
+fn main() {}

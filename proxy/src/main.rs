@@ -1,0 +1,2 @@
+//! proxy: see ARCHITECTURE.md.
+fn main() {}

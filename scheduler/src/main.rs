@@ -1,0 +1,2 @@
+//! scheduler: see ARCHITECTURE.md.
+fn main() {}
