@@ -1,1 +1,17 @@
-//! apiserver/auth: see ARCHITECTURE.md.
+//! Who a caller is and what the caller may do: authentication, RBAC, the Node authorizer and service-account tokens.
+//!
+//! Nothing here reads the store or speaks HTTP. The API server hands in verified TLS peers, headers and cached objects
+//! (`Lookup`), feeds object changes to the RBAC index and the node graph, and writes what the decisions ask for.
+
+pub mod attributes;
+pub mod authenticate;
+pub mod failure;
+pub mod lookup;
+pub mod user;
+
+pub use attributes::{
+    Answer, Attributes, Authorizer, Decision, NonResourceRule, ResourceRule, Rules, Union,
+};
+pub use failure::Failure;
+pub use lookup::{Lookup, LookupError};
+pub use user::User;

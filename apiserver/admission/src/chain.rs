@@ -1,0 +1,131 @@
+//! The plugins in upstream's order, and how a request goes through them: first all that change it, then all that check it.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use keelson_auth::{Authorizer, Failure, Lookup};
+use serde_json::Value;
+
+use crate::plugins;
+use crate::request::Request;
+
+/// Writes that plugins need. They are made as the API server itself and bypass admission.
+#[async_trait]
+pub trait Writer: Send + Sync {
+    /// Replaces an object's status if its resourceVersion still is the one in `object`: 409 otherwise. Resources are written as
+    /// for `Lookup`.
+    async fn update_status(&self, resource: &str, object: Value) -> Result<Value, Failure>;
+}
+
+/// What plugins may use.
+pub struct Environment {
+    /// Read access to objects.
+    pub lookup: Arc<dyn Lookup>,
+    /// Write access to the few things that plugins write.
+    pub writer: Arc<dyn Writer>,
+    /// Decides what the caller may do, for plugins that ask.
+    pub authorizer: Arc<dyn Authorizer>,
+}
+
+/// One admission plugin.
+#[async_trait]
+pub trait Plugin: Send + Sync {
+    /// Upstream's name, as in `--enable-admission-plugins`.
+    fn name(&self) -> &'static str;
+
+    /// Whether the plugin wants to see the request.
+    fn handles(&self, request: &Request) -> bool;
+
+    /// Changes the object.
+    async fn admit(
+        &self,
+        _request: &mut Request,
+        _environment: &Environment,
+    ) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    /// Checks the object after all changes. It must not change the object, but may add warnings and audit annotations.
+    async fn validate(
+        &self,
+        _request: &mut Request,
+        _environment: &Environment,
+    ) -> Result<(), Failure> {
+        Ok(())
+    }
+}
+
+/// A row of the table of plugins.
+pub struct Row {
+    /// Upstream's name.
+    pub name: &'static str,
+    /// Whether it is on without being asked for.
+    pub default_on: bool,
+    /// Makes one.
+    pub make: fn() -> Box<dyn Plugin>,
+}
+
+/// Every plugin, in upstream's order.
+pub const ALL: &[Row] = &[Row {
+    name: plugins::namespace_lifecycle::NAME,
+    default_on: true,
+    make: || Box::new(plugins::namespace_lifecycle::NamespaceLifecycle::default()),
+}];
+
+/// A plugin name that no row has.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("admission plugin {0:?} is unknown")]
+pub struct UnknownPlugin(pub String);
+
+/// The plugins that are on.
+pub struct Chain {
+    plugins: Vec<Box<dyn Plugin>>,
+}
+
+impl Chain {
+    /// The default plugins, with `--enable-admission-plugins` and `--disable-admission-plugins` applied.
+    pub fn new(enable: &[String], disable: &[String]) -> Result<Self, UnknownPlugin> {
+        if let Some(unknown) = enable
+            .iter()
+            .chain(disable)
+            .find(|n| !ALL.iter().any(|row| row.name == n.as_str()))
+        {
+            return Err(UnknownPlugin(unknown.clone()));
+        }
+        let wanted = |row: &&Row| {
+            let named = |list: &[String]| list.iter().any(|n| n == row.name);
+            named(enable) || (row.default_on && !named(disable))
+        };
+        Ok(Self {
+            plugins: ALL.iter().filter(wanted).map(|row| (row.make)()).collect(),
+        })
+    }
+
+    /// Lets every plugin change the object.
+    pub async fn admit(
+        &self,
+        request: &mut Request,
+        environment: &Environment,
+    ) -> Result<(), Failure> {
+        for plugin in &self.plugins {
+            if plugin.handles(request) {
+                plugin.admit(request, environment).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets every plugin check the object.
+    pub async fn validate(
+        &self,
+        request: &mut Request,
+        environment: &Environment,
+    ) -> Result<(), Failure> {
+        for plugin in &self.plugins {
+            if plugin.handles(request) {
+                plugin.validate(request, environment).await?;
+            }
+        }
+        Ok(())
+    }
+}

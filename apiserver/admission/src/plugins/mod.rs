@@ -1,0 +1,3 @@
+//! One file a plugin. Their order is in `chain::ALL`.
+
+pub mod namespace_lifecycle;

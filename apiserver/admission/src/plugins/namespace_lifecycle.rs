@@ -1,0 +1,96 @@
+//! NamespaceLifecycle: nothing is created in a namespace that is missing or going, and the namespaces that the cluster needs
+//! cannot be deleted.
+
+use async_trait::async_trait;
+use keelson_auth::{Failure, Lookup};
+use serde_json::Value;
+
+use crate::chain::{Environment, Plugin};
+use crate::request::{Operation, Request};
+
+/// Upstream's name.
+pub const NAME: &str = "NamespaceLifecycle";
+/// The namespaces that cannot be deleted.
+const IMMORTAL: &[&str] = &["default", "kube-system", "kube-public"];
+
+/// The plugin.
+#[derive(Debug, Default)]
+pub struct NamespaceLifecycle {}
+
+#[async_trait]
+impl Plugin for NamespaceLifecycle {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn handles(&self, request: &Request) -> bool {
+        request.operation != Operation::Connect
+    }
+
+    async fn admit(&self, request: &mut Request, environment: &Environment) -> Result<(), Failure> {
+        let is_namespace = request.concerns("", "namespaces");
+        if request.operation == Operation::Delete
+            && is_namespace
+            && IMMORTAL.contains(&request.name.as_str())
+        {
+            return Err(request.forbidden("this namespace may not be deleted"));
+        }
+        if is_namespace || request.namespace.is_empty() {
+            return Ok(());
+        }
+        // Deletes go on in namespaces in any state: that is how they become empty.
+        if request.operation == Operation::Delete {
+            return Ok(());
+        }
+        // Reviews store nothing, so that the namespace need not be there.
+        if matches!(
+            request.resource.resource.as_str(),
+            "localsubjectaccessreviews"
+        ) {
+            return Ok(());
+        }
+        let namespace = find(
+            environment.lookup.as_ref(),
+            &request.namespace,
+            request.operation,
+        )
+        .await?;
+        let Some(namespace) = namespace else {
+            return Err(Failure::not_found("", "namespaces", &request.namespace));
+        };
+        if request.operation == Operation::Create && terminating(&namespace) {
+            let name = &request.namespace;
+            let sentence = format!(
+                "unable to create new content in namespace {name} because it is being terminated"
+            );
+            let cause = format!("namespace {name} is being terminated");
+            return Err(request.forbidden(sentence).with_cause(
+                "NamespaceTerminating",
+                &cause,
+                "metadata.namespace",
+            ));
+        }
+        Ok(())
+    }
+}
+
+fn terminating(namespace: &Value) -> bool {
+    namespace.pointer("/status/phase").and_then(Value::as_str) == Some("Terminating")
+        || namespace
+            .pointer("/metadata/deletionTimestamp")
+            .is_some_and(|t| !t.is_null())
+}
+
+/// The namespace; the store is asked where the cache has none, as it may have been created a moment ago.
+async fn find(
+    lookup: &dyn Lookup,
+    name: &str,
+    operation: Operation,
+) -> Result<Option<std::sync::Arc<Value>>, Failure> {
+    let cached = lookup.get("namespaces", "", name);
+    match cached {
+        // A cached Terminating namespace may have gone and come back since.
+        Some(found) if operation != Operation::Create || !terminating(&found) => Ok(Some(found)),
+        _ => Ok(lookup.live("namespaces", "", name).await?),
+    }
+}
