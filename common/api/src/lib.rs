@@ -8,4 +8,5 @@ pub mod field;
 pub mod names;
 pub mod owner;
 pub mod selector;
+pub mod quantity;
 pub mod status;
