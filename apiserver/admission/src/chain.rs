@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use keelson_auth::{Authorizer, Failure, Lookup};
+use keelson_auth::{Authorizer, Lookup, Status};
 use serde_json::Value;
 
 use crate::plugins;
@@ -14,7 +14,7 @@ use crate::request::Request;
 pub trait Writer: Send + Sync {
     /// Replaces an object's status if its resourceVersion still is the one in `object`: 409 otherwise. Resources are written as
     /// for `Lookup`.
-    async fn update_status(&self, resource: &str, object: Value) -> Result<Value, Failure>;
+    async fn update_status(&self, resource: &str, object: Value) -> Result<Value, Status>;
 }
 
 /// What plugins may use.
@@ -41,7 +41,7 @@ pub trait Plugin: Send + Sync {
         &self,
         _request: &mut Request,
         _environment: &Environment,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), Status> {
         Ok(())
     }
 
@@ -50,7 +50,7 @@ pub trait Plugin: Send + Sync {
         &self,
         _request: &mut Request,
         _environment: &Environment,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), Status> {
         Ok(())
     }
 }
@@ -106,7 +106,7 @@ impl Chain {
         &self,
         request: &mut Request,
         environment: &Environment,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), Status> {
         for plugin in &self.plugins {
             if plugin.handles(request) {
                 plugin.admit(request, environment).await?;
@@ -120,7 +120,7 @@ impl Chain {
         &self,
         request: &mut Request,
         environment: &Environment,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), Status> {
         for plugin in &self.plugins {
             if plugin.handles(request) {
                 plugin.validate(request, environment).await?;

@@ -6,5 +6,5 @@ pub mod plugins;
 pub mod request;
 
 pub use chain::{Chain, Environment, Plugin, Writer};
-pub use keelson_auth::{Failure, Lookup, LookupError, User};
+pub use keelson_auth::{Lookup, LookupError, Status, User};
 pub use request::{Kind, Operation, Request, Resource};

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use keelson_auth::User;
+use keelson_auth::{Qualified, Status, User};
 use serde_json::Value;
 
 /// What is done to the object.
@@ -118,13 +118,13 @@ impl Request {
     }
 
     /// A 403 on this request's object.
-    pub fn forbidden(&self, why: impl std::fmt::Display) -> keelson_auth::Failure {
-        keelson_auth::Failure::forbidden(
-            &self.resource.group,
-            &self.resource.resource,
-            self.display_name(),
-            why,
-        )
+    pub fn forbidden(&self, why: impl std::fmt::Display) -> Status {
+        Status::forbidden(self.qualified(), self.display_name(), why)
+    }
+
+    /// The resource with its group, as errors show it.
+    pub fn qualified(&self) -> Qualified<'_> {
+        Qualified::new(&self.resource.group, &self.resource.resource)
     }
 
     /// The name that errors show: the object's, or its generateName, or upstream's word for neither.

@@ -5,13 +5,13 @@
 
 pub mod attributes;
 pub mod authenticate;
-pub mod failure;
 pub mod lookup;
+pub mod rbac;
 pub mod user;
 
 pub use attributes::{
     Answer, Attributes, Authorizer, Decision, NonResourceRule, ResourceRule, Rules, Union,
 };
-pub use failure::Failure;
+pub use keelson_api::status::{Qualified, Status};
 pub use lookup::{Lookup, LookupError};
 pub use user::User;

@@ -42,3 +42,9 @@ pub trait Lookup: Send + Sync {
         namespace: &str,
     ) -> Result<Vec<Arc<Value>>, LookupError>;
 }
+
+impl From<LookupError> for keelson_api::status::Status {
+    fn from(error: LookupError) -> Self {
+        Self::internal(error)
+    }
+}

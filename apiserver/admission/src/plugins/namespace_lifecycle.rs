@@ -2,7 +2,7 @@
 //! cannot be deleted.
 
 use async_trait::async_trait;
-use keelson_auth::{Failure, Lookup};
+use keelson_auth::{Lookup, Qualified, Status};
 use serde_json::Value;
 
 use crate::chain::{Environment, Plugin};
@@ -27,7 +27,7 @@ impl Plugin for NamespaceLifecycle {
         request.operation != Operation::Connect
     }
 
-    async fn admit(&self, request: &mut Request, environment: &Environment) -> Result<(), Failure> {
+    async fn admit(&self, request: &mut Request, environment: &Environment) -> Result<(), Status> {
         let is_namespace = request.concerns("", "namespaces");
         if request.operation == Operation::Delete
             && is_namespace
@@ -56,7 +56,10 @@ impl Plugin for NamespaceLifecycle {
         )
         .await?;
         let Some(namespace) = namespace else {
-            return Err(Failure::not_found("", "namespaces", &request.namespace));
+            return Err(Status::not_found(
+                Qualified::new("", "namespaces"),
+                &request.namespace,
+            ));
         };
         if request.operation == Operation::Create && terminating(&namespace) {
             let name = &request.namespace;
@@ -86,7 +89,7 @@ async fn find(
     lookup: &dyn Lookup,
     name: &str,
     operation: Operation,
-) -> Result<Option<std::sync::Arc<Value>>, Failure> {
+) -> Result<Option<std::sync::Arc<Value>>, Status> {
     let cached = lookup.get("namespaces", "", name);
     match cached {
         // A cached Terminating namespace may have gone and come back since.

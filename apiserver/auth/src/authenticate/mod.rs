@@ -5,8 +5,8 @@ use std::sync::Arc;
 use http::HeaderMap;
 use rustls_pki_types::CertificateDer;
 
-use crate::failure::Failure;
 use crate::user::User;
+use keelson_api::status::Status;
 
 pub mod front_proxy;
 pub mod token;
@@ -100,7 +100,7 @@ impl Authenticator {
         peer: &Peer,
         headers: &HeaderMap,
         path: &str,
-    ) -> Result<Authenticated, Failure> {
+    ) -> Result<Authenticated, Status> {
         let mut invalid = false;
         if let (Some(proxy), Some(certified)) = (&self.front_proxy, &peer.proxy)
             && certified.valid_now()
@@ -138,7 +138,7 @@ impl Authenticator {
                 warning: None,
             });
         }
-        Err(Failure::unauthorized())
+        Err(Status::unauthorized())
     }
 
     /// Removes the credentials from a request that is passed on to handlers or other servers.
