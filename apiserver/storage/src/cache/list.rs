@@ -1,0 +1,176 @@
+//! LIST from a snapshot.
+
+use std::ops::Bound;
+use std::sync::Arc;
+
+use super::resource::{Resource, Snapshot};
+use super::{CacheError, Inner, Predicate};
+use crate::entry::Entry;
+use crate::error::StoreError;
+use crate::store::{ListOptions, Revision};
+
+/// Which state is to be listed, as `resourceVersion` and `resourceVersionMatch` say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum VersionMatch {
+    /// At least as new as every write acknowledged before the call (no resourceVersion).
+    #[default]
+    Consistent,
+    /// Whatever is at hand (resourceVersion 0).
+    Any,
+    /// At least this new (NotOlderThan).
+    AtLeast(Revision),
+    /// Exactly this (Exact, and continue tokens).
+    Exactly(Revision),
+}
+
+/// What to list.
+#[derive(Clone, Default)]
+pub struct ListRequest {
+    /// Only this namespace.
+    pub namespace: Option<String>,
+    /// Only objects that it lets through.
+    pub predicate: Option<Predicate>,
+    /// At most so many; 0 is all.
+    pub limit: usize,
+    /// Only objects whose keys sort after this one: the key of the last object of the page before.
+    pub start_after: Option<String>,
+    /// Which state.
+    pub version: VersionMatch,
+}
+
+/// A list, in the order of keys.
+#[derive(Clone, Debug, Default)]
+pub struct ListResult {
+    /// The objects.
+    pub entries: Vec<Arc<Entry>>,
+    /// The list's resourceVersion: its state is exactly that of this revision.
+    pub revision: Revision,
+    /// Where the next page starts, if there is one: ask for it with this and `Exactly(revision)`.
+    pub continue_after: Option<String>,
+    /// How many objects are behind the last one; unknown where a predicate chooses.
+    pub remaining: Option<u64>,
+}
+
+pub(super) async fn list(
+    inner: &Arc<Inner>,
+    id: &str,
+    request: ListRequest,
+) -> Result<ListResult, CacheError> {
+    let resource = inner.resource(id)?;
+    match request.version {
+        VersionMatch::Consistent => {
+            let revision = inner.fresh.revision().await?;
+            inner.wait_until_fresh(revision).await?;
+        }
+        VersionMatch::AtLeast(revision) => inner.wait_until_fresh(revision).await?,
+        VersionMatch::Any => {}
+        VersionMatch::Exactly(revision) => {
+            inner.wait_until_fresh(revision).await?;
+            return match resource.at(revision) {
+                Some(snapshot) => Ok(walk(&resource, &snapshot, revision, &request)),
+                None => from_store(inner, &resource, revision, &request).await,
+            };
+        }
+    }
+    // In this order: what was applied before is in the snapshot for certain.
+    let progress = inner.progress();
+    let (snapshot, own) = resource.read(|state| (state.snapshot.clone(), state.revision));
+    Ok(walk(&resource, &snapshot, progress.max(own), &request))
+}
+
+fn walk(
+    resource: &Resource,
+    snapshot: &Snapshot,
+    revision: Revision,
+    request: &ListRequest,
+) -> ListResult {
+    let scope = resource.scope(request.namespace.as_deref());
+    let start = match &request.start_after {
+        Some(after) if after.as_str() >= scope.as_str() => Bound::Excluded(after.as_str()),
+        _ => Bound::Included(scope.as_str()),
+    };
+    let mut result = ListResult {
+        revision,
+        ..ListResult::default()
+    };
+    let mut candidates = snapshot
+        .range::<_, str>((start, Bound::Unbounded))
+        .take_while(|(key, _)| key.starts_with(&scope))
+        .map(|(_, entry)| entry);
+    let wanted = |entry: &Arc<Entry>| request.predicate.as_ref().is_none_or(|wants| wants(entry));
+    for entry in candidates.by_ref() {
+        if !wanted(entry) {
+            continue;
+        }
+        if request.limit > 0 && result.entries.len() == request.limit {
+            result.continue_after = result.entries.last().map(|e| e.key().to_owned());
+            if request.predicate.is_none() {
+                result.remaining = Some(1 + candidates.count() as u64);
+            }
+            break;
+        }
+        result.entries.push(entry.clone());
+    }
+    result
+}
+
+/// A state that is older than the ring, read from the store's history.
+async fn from_store(
+    inner: &Arc<Inner>,
+    resource: &Resource,
+    revision: Revision,
+    request: &ListRequest,
+) -> Result<ListResult, CacheError> {
+    let scope = resource.scope(request.namespace.as_deref());
+    let mut result = ListResult {
+        revision,
+        ..ListResult::default()
+    };
+    let mut start_after = request.start_after.clone();
+    loop {
+        let options = ListOptions {
+            start_after: start_after.clone(),
+            // One more tells whether there is a next page of those that the predicate lets through.
+            limit: match request.limit {
+                0 => 0,
+                limit => limit.saturating_add(1),
+            },
+            at_revision: Some(revision),
+        };
+        let listed = inner
+            .store
+            .list(&scope, options)
+            .await
+            .map_err(|error| match error {
+                StoreError::Compacted { compact_revision } => CacheError::Gone {
+                    requested: revision,
+                    oldest: compact_revision,
+                },
+                other => CacheError::Store(other),
+            })?;
+        start_after = listed.items.last().map(|stored| stored.key.clone());
+        let mut behind = listed.remaining + listed.items.len() as u64;
+        for stored in &listed.items {
+            behind -= 1;
+            let Some(entry) = resource.decode(stored) else {
+                continue;
+            };
+            if request
+                .predicate
+                .as_ref()
+                .is_some_and(|wants| !wants(&entry))
+            {
+                continue;
+            }
+            if request.limit > 0 && result.entries.len() == request.limit {
+                result.continue_after = result.entries.last().map(|e| e.key().to_owned());
+                result.remaining = request.predicate.is_none().then_some(behind + 1);
+                return Ok(result);
+            }
+            result.entries.push(entry);
+        }
+        if !listed.more {
+            return Ok(result);
+        }
+    }
+}

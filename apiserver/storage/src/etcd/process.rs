@@ -1,0 +1,1 @@
+//! An etcd for tests.
