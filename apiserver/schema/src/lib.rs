@@ -1,1 +1,15 @@
-//! apiserver/schema: see ARCHITECTURE.md.
+//! Types as data over `serde_json::Value`: decoding, normalising, patching, field ownership, OpenAPI and protobuf.
+//!
+//! Nothing here knows which resources are served, what a field's default is or what is valid: that's
+//! `keelson-registry`. Nothing here does I/O.
+
+pub mod builtin;
+pub mod decode;
+pub mod normalise;
+mod time;
+pub mod types;
+
+pub use builtin::Schema;
+pub use decode::{DecodeError, Decoded, FieldValidation, MediaType, TypeMeta, decode, type_meta};
+pub use normalise::normalise;
+pub use types::Type;
