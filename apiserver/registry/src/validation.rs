@@ -1,0 +1,1 @@
+//! Pieces of validation that several kinds share.
