@@ -1,1 +1,15 @@
-//! controller-manager: see ARCHITECTURE.md.
+//! The controllers of Kubernetes: each watches some kinds and works towards what their specs ask for.
+//!
+//! One folder or file a controller, all listed in [`controllers`]. A controller has a pure part, which decides from a snapshot what should
+//! change, and a thin part that feeds it from informers and carries the changes out as its own service account.
+
+pub mod context;
+pub mod controllers;
+pub mod identity;
+pub mod manager;
+pub mod options;
+pub mod pod;
+pub mod pod_control;
+pub mod pod_index;
+
+pub mod replica;

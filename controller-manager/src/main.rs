@@ -1,2 +1,15 @@
-//! controller-manager: see ARCHITECTURE.md.
-fn main() {}
+//! `kube-controller-manager`: parse, then run until a signal or the loss of leadership.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use kube_controller_manager::{manager, options::Options};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    keelson_daemon::logging::init(&options.log);
+    keelson_daemon::run("kube-controller-manager", manager::run(options))
+}

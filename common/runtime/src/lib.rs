@@ -7,6 +7,7 @@
 //! What to do about a change is left to the daemons; nothing here knows a particular kind, but for Lease and Event.
 
 pub mod client;
+pub mod delegation;
 pub mod expectations;
 pub mod informer;
 pub mod leader;

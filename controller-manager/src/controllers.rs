@@ -1,0 +1,82 @@
+//! The table of controllers, in the order in which they start.
+
+use futures::future::BoxFuture;
+
+use crate::context::{Context, StartError};
+use crate::replica;
+
+/// What a started controller is: a task that ends when the manager stops.
+pub type Task = BoxFuture<'static, ()>;
+
+/// One row: a controller, what it reads and what it alone writes.
+pub struct Controller {
+    /// Its name in `--controllers`, which is upstream's.
+    pub name: &'static str,
+    /// Its service account in `kube-system`.
+    pub account: &'static str,
+    /// Whether `*` includes it.
+    pub on_by_default: bool,
+    /// The resources it watches.
+    pub reads: &'static [&'static str],
+    /// What it is the only one to write: `resource`, `resource/subresource` or `resource:aspect`.
+    pub owns: &'static [&'static str],
+    /// Asks for its informers and gives its task back.
+    pub start: fn(Context) -> Result<Task, StartError>,
+}
+
+/// All controllers.
+pub const ALL: &[Controller] = &[
+    Controller {
+        name: "replicaset-controller",
+        account: "replicaset-controller",
+        on_by_default: true,
+        reads: &["replicasets", "pods"],
+        owns: &["replicasets/status", "pods:of-replicasets"],
+        start: replica::start::<k8s_openapi::api::apps::v1::ReplicaSet>,
+    },
+    Controller {
+        name: "replicationcontroller-controller",
+        account: "replication-controller",
+        on_by_default: true,
+        reads: &["replicationcontrollers", "pods"],
+        owns: &[
+            "replicationcontrollers/status",
+            "pods:of-replicationcontrollers",
+        ],
+        start: replica::start::<k8s_openapi::api::core::v1::ReplicationController>,
+    },
+];
+
+/// The names of all controllers.
+pub fn names() -> Vec<&'static str> {
+    ALL.iter().map(|controller| controller.name).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashMap;
+
+    #[test]
+    fn names_are_unique_and_no_output_has_two_owners() {
+        let mut names = HashMap::new();
+        let mut owners = HashMap::new();
+        for controller in ALL {
+            assert!(
+                names.insert(controller.name, ()).is_none(),
+                "{} twice",
+                controller.name
+            );
+            assert!(
+                controller.name.ends_with("-controller"),
+                "{}",
+                controller.name
+            );
+            for output in controller.owns {
+                if let Some(other) = owners.insert(output, controller.name) {
+                    panic!("{output} is owned by {other} and {}", controller.name);
+                }
+            }
+        }
+    }
+}
