@@ -5,8 +5,12 @@
 
 pub mod attributes;
 pub mod authenticate;
+pub mod impersonate;
 pub mod lookup;
+pub mod node;
 pub mod rbac;
+pub mod reviews;
+pub mod service_account;
 pub mod user;
 
 pub use attributes::{

@@ -48,3 +48,76 @@ impl From<LookupError> for keelson_api::status::Status {
         Self::internal(error)
     }
 }
+
+/// A set of objects for tests.
+#[cfg(any(test, feature = "testing"))]
+pub mod testing {
+    use std::collections::BTreeMap;
+
+    use super::{Arc, Lookup, LookupError, Value, async_trait};
+
+    /// Objects by resource, namespace and name; the cache and the store are the same.
+    #[derive(Default)]
+    pub struct Objects(parking_lot::RwLock<BTreeMap<(String, String, String), Arc<Value>>>);
+
+    impl Objects {
+        /// Adds or replaces an object.
+        pub fn put(&self, resource: &str, object: &Value) {
+            let text = |p: &str| {
+                object
+                    .pointer(p)
+                    .and_then(Value::as_str)
+                    .unwrap_or_default()
+                    .to_owned()
+            };
+            let key = (
+                resource.to_owned(),
+                text("/metadata/namespace"),
+                text("/metadata/name"),
+            );
+            self.0.write().insert(key, Arc::new(object.clone()));
+        }
+
+        /// Removes an object.
+        pub fn take(&self, resource: &str, namespace: &str, name: &str) {
+            self.0
+                .write()
+                .remove(&(resource.to_owned(), namespace.to_owned(), name.to_owned()));
+        }
+    }
+
+    #[async_trait]
+    impl Lookup for Objects {
+        fn get(&self, resource: &str, namespace: &str, name: &str) -> Option<Arc<Value>> {
+            self.0
+                .read()
+                .get(&(resource.to_owned(), namespace.to_owned(), name.to_owned()))
+                .cloned()
+        }
+
+        fn list(&self, resource: &str, namespace: &str) -> Vec<Arc<Value>> {
+            let objects = self.0.read();
+            let of = objects
+                .iter()
+                .filter(|((r, n, _), _)| r == resource && (namespace.is_empty() || n == namespace));
+            of.map(|(_, v)| v.clone()).collect()
+        }
+
+        async fn live(
+            &self,
+            resource: &str,
+            namespace: &str,
+            name: &str,
+        ) -> Result<Option<Arc<Value>>, LookupError> {
+            Ok(self.get(resource, namespace, name))
+        }
+
+        async fn live_list(
+            &self,
+            resource: &str,
+            namespace: &str,
+        ) -> Result<Vec<Arc<Value>>, LookupError> {
+            Ok(self.list(resource, namespace))
+        }
+    }
+}

@@ -59,6 +59,19 @@ pub fn policy() -> Vec<Object> {
     objects
 }
 
+/// The rules of a ClusterRole of the policy; none if there is no such role.
+pub fn cluster_role_rules(name: &str) -> Vec<Rule> {
+    let is = |o: &&Object| {
+        o.resource == "clusterroles"
+            && o.value.pointer("/metadata/name").and_then(Value::as_str) == Some(name)
+    };
+    parse()
+        .iter()
+        .find(is)
+        .map(|o| rules_of(&o.value))
+        .unwrap_or_default()
+}
+
 /// kubeadm's group of administrators, which our certificates use.
 fn cluster_admins() -> Object {
     Object {
