@@ -6,10 +6,14 @@
 pub mod builtin;
 pub mod decode;
 pub mod normalise;
+pub mod patch;
 mod time;
 pub mod types;
 
 pub use builtin::Schema;
-pub use decode::{DecodeError, Decoded, FieldValidation, MediaType, TypeMeta, decode, type_meta};
+pub use decode::{
+    DecodeError, Decoded, FieldValidation, MediaType, TypeMeta, decode, decode_untyped,
+    decode_value, type_meta,
+};
 pub use normalise::normalise;
 pub use types::Type;

@@ -89,6 +89,15 @@ pub fn decode(
         MediaType::Json => json(bytes, seed),
         MediaType::Yaml => yaml(bytes, seed),
     };
+    finish(context, outcome, validation)
+}
+
+/// Weighs what a run over a body gathered.
+fn finish(
+    context: Context,
+    outcome: Result<Option<Value>, DecodeError>,
+    validation: FieldValidation,
+) -> Result<Decoded, DecodeError> {
     if let Some(fatal) = context.fatal {
         return Err(DecodeError::Value(fatal));
     }
@@ -103,6 +112,21 @@ pub fn decode(
         object: object.unwrap_or_else(|| Value::Object(serde_json::Map::new())),
         warnings: context.strict,
     })
+}
+
+/// Decodes a value that was read or patched before, as `ty`.
+pub fn decode_value(
+    value: Value,
+    ty: &Type,
+    validation: FieldValidation,
+) -> Result<Decoded, DecodeError> {
+    let mut context = Context::new(validation != FieldValidation::Ignore, usize::MAX);
+    let outcome = Seed::new(ty, &mut context).deserialize(value);
+    finish(
+        context,
+        outcome.map_err(|error| DecodeError::Value(error.to_string())),
+        validation,
+    )
 }
 
 /// Decodes a body of which nothing is known: custom resources, apply configurations, patches. Nulls are kept.
