@@ -1,1 +1,13 @@
-//! kubelet: see ARCHITECTURE.md.
+//! The kubelet: runs the pods that the API server (or a directory of manifests) gives to this node.
+//!
+//! `pods` decides and drives, `runtime` is the trait of the container runtime, `node` writes the Node and its Lease,
+//! `volumes`, `probes` and `images` serve the pods, `server` answers the API server. See ARCHITECTURE.md.
+
+pub mod clock;
+pub mod config;
+pub mod flags;
+pub mod node;
+pub mod pods;
+pub mod quantity;
+pub mod runtime;
+pub mod version;

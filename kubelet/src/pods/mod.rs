@@ -1,0 +1,13 @@
+//! Pods on this node: where they come from, what has to happen next, and doing it.
+//!
+//! [`manager`] keeps one [`worker`] a pod. A worker looks at what is desired (API object), what is (the runtime's
+//! answer and its own memory), asks [`plan`] for the next steps, does them and publishes what [`status`] makes of it.
+//! [`plan`] and [`status`] are pure. Volumes, probes, images and the HTTP server have folders of their own.
+
+pub mod backoff;
+pub mod containers;
+pub mod memory;
+pub mod plan;
+pub mod resources;
+pub mod status;
+pub mod termination;
