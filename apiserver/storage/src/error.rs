@@ -14,6 +14,9 @@ pub enum StoreError {
     /// No answer came in time: a write may or may not have been done.
     #[error("store request timed out: {0}")]
     Timeout(String),
+    /// The connection broke before the answer came: a write may or may not have been done.
+    #[error("store connection broke: {0}")]
+    Interrupted(String),
     /// The value is larger than the store takes.
     #[error("etcdserver: request is too large")]
     TooLarge,
@@ -51,7 +54,10 @@ impl StoreError {
     pub fn is_transient(&self) -> bool {
         matches!(
             self,
-            StoreError::Unavailable(_) | StoreError::Timeout(_) | StoreError::Cancelled(_)
+            StoreError::Unavailable(_)
+                | StoreError::Timeout(_)
+                | StoreError::Interrupted(_)
+                | StoreError::Cancelled(_)
         )
     }
 }

@@ -16,6 +16,9 @@ use crate::store::{Event, Revision, Stored};
 /// The objects by their keys.
 pub(super) type Snapshot = OrdMap<Arc<str>, Arc<Entry>>;
 
+/// The changes that wait for one watcher.
+type Queue = mpsc::Sender<Arc<Change>>;
+
 /// How many snapshots of the past are kept for lists in pages.
 const PAST: usize = 4;
 
@@ -39,7 +42,7 @@ pub(super) struct State {
     /// The revision of the last list: events up to it are in the snapshot already.
     loaded: Revision,
     /// Watchers that are found by a field's value.
-    indexed: HashMap<(String, String), Vec<(u64, mpsc::Sender<Arc<Change>>)>>,
+    indexed: HashMap<(String, String), Vec<(u64, Queue)>>,
     next_watcher: u64,
 }
 
@@ -223,6 +226,11 @@ impl Resource {
         self.announce(next);
     }
 
+    #[cfg(test)]
+    pub(super) fn forget_past(&self) {
+        self.past.lock().clear();
+    }
+
     /// The objects as they were at a revision; `None` if the ring does not reach back so far. The caller made sure
     /// that the revision has been reached.
     pub(super) fn at(&self, revision: Revision) -> Option<Snapshot> {
@@ -320,6 +328,11 @@ impl State {
         self.next_watcher += 1;
         self.indexed.entry(key).or_default().push((id, sender));
         (id, receiver)
+    }
+
+    #[cfg(test)]
+    pub(super) fn watchers(&self) -> usize {
+        self.indexed.len()
     }
 
     pub(super) fn unindex(&mut self, key: &(String, String), id: u64) {

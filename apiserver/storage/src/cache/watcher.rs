@@ -225,10 +225,7 @@ impl Watcher {
                 }
                 // The ring is closed with its resource, a queue also when it is full.
                 Woken::Closed => {
-                    return match self.resource.subscribe() {
-                        Some(_) => Some(Err(CacheError::TooSlow)),
-                        None => None,
-                    };
+                    return self.resource.subscribe().map(|_| Err(CacheError::TooSlow));
                 }
             }
         }

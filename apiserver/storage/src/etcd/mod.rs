@@ -135,6 +135,23 @@ impl EtcdStore {
         loop {
             let left = self.timeout.saturating_sub(started.elapsed());
             match deadline(left, what, call(self.kv.clone())).await {
+                Err(StoreError::Unavailable(_) | StoreError::Interrupted(_))
+                    if started.elapsed() + PAUSE_BEFORE_RETRY < self.timeout =>
+                {
+                    tokio::time::sleep(PAUSE_BEFORE_RETRY).await;
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    /// A transaction, tried again until the deadline while it could not be sent.
+    async fn txn(&self, txn: Txn) -> Result<etcd_client::TxnResponse> {
+        let started = tokio::time::Instant::now();
+        loop {
+            let left = self.timeout.saturating_sub(started.elapsed());
+            let mut kv = self.kv.clone();
+            match deadline(left, "write", kv.txn(txn.clone())).await {
                 Err(StoreError::Unavailable(_))
                     if started.elapsed() + PAUSE_BEFORE_RETRY < self.timeout =>
                 {
@@ -145,9 +162,37 @@ impl EtcdStore {
         }
     }
 
-    async fn txn(&self, txn: Txn) -> Result<etcd_client::TxnResponse> {
-        let mut kv = self.kv.clone();
-        self.call("write", kv.txn(txn)).await
+    /// Writes a key if its last write was `expected` (0: none), or says what is there. If the connection breaks, the
+    /// write may have been done: it is tried again, and a refusal by our own value is a success.
+    async fn put(
+        &self,
+        key: &str,
+        value: Bytes,
+        expected: Revision,
+        ttl: Option<Duration>,
+    ) -> Result<std::result::Result<Revision, Option<Stored>>> {
+        check_size(key, &value)?;
+        let options = self.put_options(ttl).await?;
+        let condition = Compare::mod_revision(key, CompareOp::Equal, signed(expected));
+        let txn = Txn::new()
+            .when([condition])
+            .and_then([TxnOp::put(key, value.to_vec(), options)])
+            .or_else([TxnOp::get(key, None)]);
+        let mut in_doubt = false;
+        let answer = loop {
+            match self.txn(txn.clone()).await {
+                Err(StoreError::Interrupted(_)) if !in_doubt => in_doubt = true,
+                answer => break answer?,
+            }
+        };
+        if answer.succeeded() {
+            return header_revision(answer.header()).map(Ok);
+        }
+        let current = read_in(&answer)?;
+        match current {
+            Some(current) if in_doubt && current.value == value => Ok(Ok(current.revision)),
+            current => Ok(Err(current)),
+        }
     }
 
     async fn put_options(&self, ttl: Option<Duration>) -> Result<Option<PutOptions>> {
@@ -229,16 +274,9 @@ impl Store for EtcdStore {
     }
 
     async fn create(&self, key: &str, value: Bytes, ttl: Option<Duration>) -> Result<Revision> {
-        check_size(key, &value)?;
-        let options = self.put_options(ttl).await?;
-        let txn = Txn::new()
-            .when([Compare::mod_revision(key, CompareOp::Equal, 0)])
-            .and_then([TxnOp::put(key, value.to_vec(), options)]);
-        let answer = self.txn(txn).await?;
-        if !answer.succeeded() {
-            return Err(StoreError::AlreadyExists);
-        }
-        header_revision(answer.header())
+        self.put(key, value, 0, ttl)
+            .await?
+            .map_err(|_| StoreError::AlreadyExists)
     }
 
     async fn update(
@@ -248,23 +286,11 @@ impl Store for EtcdStore {
         expected: Revision,
         ttl: Option<Duration>,
     ) -> Result<Revision> {
-        check_size(key, &value)?;
-        let options = self.put_options(ttl).await?;
-        let txn = Txn::new()
-            .when([Compare::mod_revision(
-                key,
-                CompareOp::Equal,
-                signed(expected),
-            )])
-            .and_then([TxnOp::put(key, value.to_vec(), options)])
-            .or_else([TxnOp::get(key, None)]);
-        let answer = self.txn(txn).await?;
-        if !answer.succeeded() {
-            return Err(StoreError::Conflict {
-                current: read_in(&answer)?.map(Box::new),
-            });
-        }
-        header_revision(answer.header())
+        self.put(key, value, expected, ttl)
+            .await?
+            .map_err(|current| StoreError::Conflict {
+                current: current.map(Box::new),
+            })
     }
 
     async fn delete(&self, key: &str, expected: Option<Revision>) -> Result<Deleted> {
@@ -370,7 +396,7 @@ fn failure(error: etcd_client::Error) -> StoreError {
         etcd_client::Error::IoError(error) => return StoreError::Unavailable(error.to_string()),
         other => return StoreError::Internal(other.to_string()),
     };
-    let message = status.message().to_owned();
+    let message = message(&status);
     match status.code() {
         Code::InvalidArgument if message.contains("request is too large") => StoreError::TooLarge,
         Code::ResourceExhausted if message.contains("larger than max") => StoreError::TooLarge,
@@ -384,10 +410,25 @@ fn failure(error: etcd_client::Error) -> StoreError {
         Code::DeadlineExceeded | Code::Cancelled => StoreError::Timeout(message),
         // A connection that broke under a call.
         Code::Unknown if std::error::Error::source(&status).is_some() => {
-            StoreError::Timeout(message)
+            StoreError::Interrupted(message)
         }
         _ => StoreError::Internal(message),
     }
+}
+
+/// The status's message with what is behind it: "transport error" alone says nothing.
+fn message(status: &tonic::Status) -> String {
+    let mut message = status.message().to_owned();
+    let mut source = std::error::Error::source(status);
+    while let Some(error) = source {
+        let text = error.to_string();
+        if !message.ends_with(&text) {
+            message.push_str(": ");
+            message.push_str(&text);
+        }
+        source = error.source();
+    }
+    message
 }
 
 fn check_size(key: &str, value: &Bytes) -> Result<()> {
