@@ -65,12 +65,27 @@ pub struct Row {
     pub make: fn() -> Box<dyn Plugin>,
 }
 
+/// A row for a plugin that needs no configuration.
+macro_rules! row {
+    ($module:ident, $plugin:ident, $default_on:literal) => {
+        Row {
+            name: plugins::$module::NAME,
+            default_on: $default_on,
+            make: || Box::new(plugins::$module::$plugin),
+        }
+    };
+}
+
 /// Every plugin, in upstream's order.
-pub const ALL: &[Row] = &[Row {
-    name: plugins::namespace_lifecycle::NAME,
-    default_on: true,
-    make: || Box::new(plugins::namespace_lifecycle::NamespaceLifecycle::default()),
-}];
+pub const ALL: &[Row] = &[
+    row!(namespace_lifecycle, NamespaceLifecycle, true),
+    row!(service_account, ServiceAccount, true),
+    row!(node_restriction, NodeRestriction, false),
+    row!(taint_nodes_by_condition, TaintNodesByCondition, true),
+    row!(priority, Priority, true),
+    row!(default_toleration_seconds, DefaultTolerationSeconds, true),
+    row!(runtime_class, RuntimeClass, true),
+];
 
 /// A plugin name that no row has.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -1,9 +1,14 @@
 //! The admission chain, the allocation of Service addresses and node ports, and the objects that must exist from the first
 //! start. Plugins see decoded objects and read others through `Lookup`; routing, storage and HTTP belong to the API server.
 
+mod certificates;
 pub mod chain;
+mod edit;
 pub mod plugins;
+mod pod;
 pub mod request;
+#[cfg(test)]
+mod testing;
 
 pub use chain::{Chain, Environment, Plugin, Writer};
 pub use keelson_auth::{Lookup, LookupError, Status, User};

@@ -15,7 +15,7 @@ const IMMORTAL: &[&str] = &["default", "kube-system", "kube-public"];
 
 /// The plugin.
 #[derive(Debug, Default)]
-pub struct NamespaceLifecycle {}
+pub struct NamespaceLifecycle;
 
 #[async_trait]
 impl Plugin for NamespaceLifecycle {
@@ -95,5 +95,61 @@ async fn find(
         // A cached Terminating namespace may have gone and come back since.
         Some(found) if operation != Operation::Create || !terminating(&found) => Ok(Some(found)),
         _ => Ok(lookup.live("namespaces", "", name).await?),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::testing::{admit, create, delete};
+
+    async fn verdict(mut request: Request, namespace: Option<Value>) -> Result<(), Status> {
+        let objects: Vec<_> = namespace.into_iter().map(|n| ("namespaces", n)).collect();
+        admit(&NamespaceLifecycle, &mut request, &objects).await
+    }
+
+    #[tokio::test]
+    async fn nothing_is_created_where_no_namespace_is() {
+        let pod = || create("", "pods", json!({"metadata": {"name": "p"}}));
+        let active = json!({"metadata": {"name": "ns"}, "status": {"phase": "Active"}});
+        assert!(verdict(pod(), Some(active)).await.is_ok());
+        let missing = verdict(pod(), None).await.unwrap_err();
+        assert_eq!(
+            (missing.code, missing.message.as_str()),
+            (404, "namespaces \"ns\" not found")
+        );
+        let going = json!({"metadata": {"name": "ns"}, "status": {"phase": "Terminating"}});
+        let refused = verdict(pod(), Some(going.clone())).await.unwrap_err();
+        assert_eq!(
+            refused.message,
+            "pods \"p\" is forbidden: unable to create new content in namespace ns because it is being terminated"
+        );
+        assert_eq!(
+            refused.details.as_ref().unwrap().causes[0].reason,
+            "NamespaceTerminating"
+        );
+        assert!(
+            verdict(
+                delete("", "pods", json!({"metadata": {"name": "p"}})),
+                Some(going)
+            )
+            .await
+            .is_ok()
+        );
+    }
+
+    #[tokio::test]
+    async fn the_first_namespaces_stay() {
+        for (name, stays) in [
+            ("default", true),
+            ("kube-system", true),
+            ("kube-public", true),
+            ("kube-node-lease", false),
+        ] {
+            let request = delete("", "namespaces", json!({"metadata": {"name": name}}));
+            assert_eq!(verdict(request, None).await.is_err(), stays, "{name}");
+        }
     }
 }

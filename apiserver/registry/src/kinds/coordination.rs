@@ -1,3 +1,0 @@
-//! The kinds of coordination.k8s.io.
-
-pub mod lease;

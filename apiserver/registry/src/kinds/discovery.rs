@@ -1,3 +1,0 @@
-//! The kinds of discovery.k8s.io.
-
-pub mod endpoint_slice;
