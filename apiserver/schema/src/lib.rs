@@ -5,6 +5,7 @@
 
 pub mod builtin;
 pub mod decode;
+pub mod managed_fields;
 pub mod normalise;
 pub mod patch;
 mod time;
