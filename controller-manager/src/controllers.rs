@@ -3,7 +3,7 @@
 use futures::future::BoxFuture;
 
 use crate::context::{Context, StartError};
-use crate::replica;
+use crate::{deployment, replica};
 
 /// What a started controller is: a task that ends when the manager stops.
 pub type Task = BoxFuture<'static, ()>;
@@ -26,6 +26,14 @@ pub struct Controller {
 
 /// All controllers.
 pub const ALL: &[Controller] = &[
+    Controller {
+        name: "deployment-controller",
+        account: "deployment-controller",
+        on_by_default: true,
+        reads: &["deployments", "replicasets", "pods"],
+        owns: &["deployments/status", "replicasets:of-deployments"],
+        start: deployment::start,
+    },
     Controller {
         name: "replicaset-controller",
         account: "replicaset-controller",

@@ -3,6 +3,7 @@
 //! One folder or file a controller, all listed in [`controllers`]. A controller has a pure part, which decides from a snapshot what should
 //! change, and a thin part that feeds it from informers and carries the changes out as its own service account.
 
+pub mod adoption;
 pub mod context;
 pub mod controllers;
 pub mod identity;
@@ -12,4 +13,5 @@ pub mod pod;
 pub mod pod_control;
 pub mod pod_index;
 
+pub mod deployment;
 pub mod replica;

@@ -5,7 +5,7 @@ use std::future::Future;
 use k8s_openapi::api::core::v1::{ObjectReference, Pod, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use keelson_runtime::recorder::Kind;
-use keelson_runtime::{Recorder, owners, write};
+use keelson_runtime::{Recorder, write};
 use kube::api::PostParams;
 use kube::{Api, Client, Error};
 use tokio::task::JoinSet;
@@ -80,30 +80,6 @@ impl PodControl {
             }
         }
     }
-
-    /// Makes `owner` the controller of a pod that has none.
-    pub async fn adopt(&self, pod: &Pod, owner: &OwnerReference) -> Result<Pod, Error> {
-        let patch = owners::adopt_patch(owner, pod.metadata.uid.as_deref().unwrap_or_default());
-        write::patch_strategic(&self.api(namespace_of(pod)), name_of(pod), &patch).await
-    }
-
-    /// Takes `owner` off a pod; a pod that is gone or owned by another by now is left alone.
-    pub async fn release(&self, pod: &Pod, owner_uid: &str) -> Result<(), Error> {
-        let patch =
-            owners::release_patch(owner_uid, pod.metadata.uid.as_deref().unwrap_or_default());
-        match write::patch_strategic(&self.api(namespace_of(pod)), name_of(pod), &patch).await {
-            Err(Error::Api(status)) if status.code == 404 || status.code == 422 => Ok(()),
-            other => other.map(drop),
-        }
-    }
-}
-
-fn name_of(pod: &Pod) -> &str {
-    pod.metadata.name.as_deref().unwrap_or_default()
-}
-
-fn namespace_of(pod: &Pod) -> &str {
-    pod.metadata.namespace.as_deref().unwrap_or_default()
 }
 
 /// What an error says, in the API server's own words if it is hers.

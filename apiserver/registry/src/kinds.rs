@@ -3,6 +3,15 @@
 //! Routes, discovery, OpenAPI, RBAC attributes and keys in the store all derive from these rows. What a kind does is left
 //! to its strategy, in one file a kind below this module; custom resources are not here.
 
+pub mod coordination;
+pub mod core;
+pub mod discovery;
+pub mod events;
+pub mod networking;
+pub mod node;
+pub mod rbac;
+pub mod scheduling;
+
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -361,22 +370,22 @@ const CERTIFICATESIGNINGREQUESTS: &[Subresource] = &[
 #[rustfmt::skip]
 fn all() -> Vec<Kind> {
     vec![
-        namespaced(CORE, "Binding", "bindings", "", &ReadOnly).verbs(CREATE),
-        cluster(CORE, "ComponentStatus", "componentstatuses", "", &ReadOnly).short(&["cs"]).verbs(GET_LIST),
-        namespaced(CORE, "ConfigMap", "configmaps", "configmaps", &ReadOnly).short(&["cm"]).hash("qFsyl6wFWjQ="),
-        namespaced(CORE, "Endpoints", "endpoints", "services/endpoints", &ReadOnly).short(&["ep"]).hash("fWeeMqaN/OA="),
-        namespaced(CORE, "Event", "events", "events", &ReadOnly).short(&["ev"]).hash("r2yiGXH7wu8="),
+        namespaced(CORE, "Binding", "bindings", "", &core::binding::Rules).verbs(CREATE),
+        cluster(CORE, "ComponentStatus", "componentstatuses", "", &core::component_status::Rules).short(&["cs"]).verbs(GET_LIST),
+        namespaced(CORE, "ConfigMap", "configmaps", "configmaps", &core::config_map::Rules).short(&["cm"]).hash("qFsyl6wFWjQ="),
+        namespaced(CORE, "Endpoints", "endpoints", "services/endpoints", &core::endpoints::Rules).short(&["ep"]).hash("fWeeMqaN/OA="),
+        namespaced(CORE, "Event", "events", "events", &core::event::Rules).short(&["ev"]).hash("r2yiGXH7wu8="),
         namespaced(CORE, "LimitRange", "limitranges", "limitranges", &ReadOnly).short(&["limits"]).hash("EBKMFVe6cwo="),
-        cluster(CORE, "Namespace", "namespaces", "namespaces", &ReadOnly).short(&["ns"]).verbs(NO_COLLECTION).hash("Q3oi5N2YM8M=").subresources(NAMESPACES),
-        cluster(CORE, "Node", "nodes", "minions", &ReadOnly).short(&["no"]).hash("XwShjMxG9Fs=").subresources(NODES),
+        cluster(CORE, "Namespace", "namespaces", "namespaces", &core::namespace::Rules).short(&["ns"]).verbs(NO_COLLECTION).hash("Q3oi5N2YM8M=").subresources(NAMESPACES),
+        cluster(CORE, "Node", "nodes", "minions", &core::node::Rules).short(&["no"]).hash("XwShjMxG9Fs=").subresources(NODES),
         namespaced(CORE, "PersistentVolumeClaim", "persistentvolumeclaims", "persistentvolumeclaims", &ReadOnly).short(&["pvc"]).hash("QWTyNDq0dC4=").subresources(&[STATUS]),
         cluster(CORE, "PersistentVolume", "persistentvolumes", "persistentvolumes", &ReadOnly).short(&["pv"]).hash("HN/zwEC+JgM=").subresources(&[STATUS]),
         namespaced(CORE, "Pod", "pods", "pods", &ReadOnly).short(&["po"]).all().hash("xPOwRZ+Yhw8=").subresources(PODS),
         namespaced(CORE, "PodTemplate", "podtemplates", "podtemplates", &ReadOnly).hash("LIXB2x4IFpk="),
         namespaced(CORE, "ReplicationController", "replicationcontrollers", "controllers", &ReadOnly).short(&["rc"]).all().hash("Jond2If31h0=").subresources(&[SCALE, STATUS]),
         namespaced(CORE, "ResourceQuota", "resourcequotas", "resourcequotas", &ReadOnly).short(&["quota"]).hash("8uhSgffRX6w=").subresources(&[STATUS]),
-        namespaced(CORE, "Secret", "secrets", "secrets", &ReadOnly).hash("S6u1pOWzb84="),
-        namespaced(CORE, "ServiceAccount", "serviceaccounts", "serviceaccounts", &ReadOnly).short(&["sa"]).hash("pbx9ZvyFpBE=").subresources(SERVICEACCOUNTS),
+        namespaced(CORE, "Secret", "secrets", "secrets", &core::secret::Rules).hash("S6u1pOWzb84="),
+        namespaced(CORE, "ServiceAccount", "serviceaccounts", "serviceaccounts", &core::service_account::Rules).short(&["sa"]).hash("pbx9ZvyFpBE=").subresources(SERVICEACCOUNTS),
         namespaced(CORE, "Service", "services", "services/specs", &ReadOnly).short(&["svc"]).all().hash("0/CO1lhkEBI=").subresources(SERVICES),
         cluster(APIREGISTRATION, "APIService", "apiservices", "apiregistration.k8s.io/apiservices", &ReadOnly).extension().hash("InPBPD7+PqM=").subresources(&[STATUS]),
         namespaced(APPS, "ControllerRevision", "controllerrevisions", "controllerrevisions", &ReadOnly).hash("85nkx63pcBU="),
@@ -384,7 +393,7 @@ fn all() -> Vec<Kind> {
         namespaced(APPS, "Deployment", "deployments", "deployments", &ReadOnly).short(&["deploy"]).all().hash("8aSe+NMegvE=").subresources(&[SCALE, STATUS]),
         namespaced(APPS, "ReplicaSet", "replicasets", "replicasets", &ReadOnly).short(&["rs"]).all().hash("P1RzHs8/mWQ=").subresources(&[SCALE, STATUS]),
         namespaced(APPS, "StatefulSet", "statefulsets", "statefulsets", &ReadOnly).short(&["sts"]).all().hash("H+vl74LkKdo=").subresources(&[SCALE, STATUS]),
-        namespaced(EVENTS, "Event", "events", "events", &ReadOnly).short(&["ev"]).hash("r2yiGXH7wu8=").stored_as("v1"),
+        namespaced(EVENTS, "Event", "events", "events", &events::EventRules).short(&["ev"]).hash("r2yiGXH7wu8=").stored_as("v1"),
         cluster(AUTHENTICATION, "SelfSubjectReview", "selfsubjectreviews", "", &ReadOnly).verbs(CREATE),
         cluster(AUTHENTICATION, "TokenReview", "tokenreviews", "", &ReadOnly).verbs(CREATE),
         namespaced(AUTHORIZATION, "LocalSubjectAccessReview", "localsubjectaccessreviews", "", &ReadOnly).verbs(CREATE),
@@ -398,14 +407,14 @@ fn all() -> Vec<Kind> {
         cluster(CERTIFICATES, "CertificateSigningRequest", "certificatesigningrequests", "certificatesigningrequests", &ReadOnly).short(&["csr"]).hash("95fRKMXA+00=").subresources(CERTIFICATESIGNINGREQUESTS),
         cluster(NETWORKING, "IngressClass", "ingressclasses", "ingressclasses", &ReadOnly).hash("l/iqIbDgFyQ="),
         namespaced(NETWORKING, "Ingress", "ingresses", "ingress", &ReadOnly).short(&["ing"]).hash("39NQlfNR+bo=").subresources(&[STATUS]),
-        cluster(NETWORKING, "IPAddress", "ipaddresses", "ipaddresses", &ReadOnly).short(&["ip"]).hash("3f/plJFChNE="),
+        cluster(NETWORKING, "IPAddress", "ipaddresses", "ipaddresses", &networking::ip_address::Rules).short(&["ip"]).hash("3f/plJFChNE="),
         namespaced(NETWORKING, "NetworkPolicy", "networkpolicies", "networkpolicies", &ReadOnly).short(&["netpol"]).hash("YpfwF18m1G8="),
-        cluster(NETWORKING, "ServiceCIDR", "servicecidrs", "servicecidrs", &ReadOnly).hash("gNLvruQhW2g=").subresources(&[STATUS]),
+        cluster(NETWORKING, "ServiceCIDR", "servicecidrs", "servicecidrs", &networking::service_cidr::Rules).hash("gNLvruQhW2g=").subresources(&[STATUS]),
         namespaced(POLICY, "PodDisruptionBudget", "poddisruptionbudgets", "poddisruptionbudgets", &ReadOnly).short(&["pdb"]).hash("EVWiDmWqyJw=").subresources(&[STATUS]),
-        cluster(RBAC, "ClusterRoleBinding", "clusterrolebindings", "clusterrolebindings", &ReadOnly).hash("48tpQ8gZHFc="),
-        cluster(RBAC, "ClusterRole", "clusterroles", "clusterroles", &ReadOnly).hash("bYE5ZWDrJ44="),
-        namespaced(RBAC, "RoleBinding", "rolebindings", "rolebindings", &ReadOnly).hash("eGsCzGH6b1g="),
-        namespaced(RBAC, "Role", "roles", "roles", &ReadOnly).hash("7FuwZcIIItM="),
+        cluster(RBAC, "ClusterRoleBinding", "clusterrolebindings", "clusterrolebindings", &rbac::BindingRules { namespaced: false }).hash("48tpQ8gZHFc="),
+        cluster(RBAC, "ClusterRole", "clusterroles", "clusterroles", &rbac::RoleRules { namespaced: false }).hash("bYE5ZWDrJ44="),
+        namespaced(RBAC, "RoleBinding", "rolebindings", "rolebindings", &rbac::BindingRules { namespaced: true }).hash("eGsCzGH6b1g="),
+        namespaced(RBAC, "Role", "roles", "roles", &rbac::RoleRules { namespaced: true }).hash("7FuwZcIIItM="),
         cluster(STORAGE, "CSIDriver", "csidrivers", "csidrivers", &ReadOnly).hash("hL6j/rwBV5w="),
         cluster(STORAGE, "CSINode", "csinodes", "csinodes", &ReadOnly).hash("Pe62DkZtjuo="),
         namespaced(STORAGE, "CSIStorageCapacity", "csistoragecapacities", "csistoragecapacities", &ReadOnly).hash("xeVl+2Ly1kE="),
@@ -419,10 +428,10 @@ fn all() -> Vec<Kind> {
         cluster(ADMISSION, "ValidatingAdmissionPolicyBinding", "validatingadmissionpolicybindings", "validatingadmissionpolicybindings", &ReadOnly).extension().hash("v9715VZqakg="),
         cluster(ADMISSION, "ValidatingWebhookConfiguration", "validatingwebhookconfigurations", "validatingwebhookconfigurations", &ReadOnly).extension().hash("B0wHjQmsGNk="),
         cluster(APIEXTENSIONS, "CustomResourceDefinition", "customresourcedefinitions", "apiextensions.k8s.io/customresourcedefinitions", &ReadOnly).short(&["crd", "crds"]).extension().hash("jfWCUB31mvA=").stored_as("apiextensions.k8s.io/v1beta1").subresources(&[STATUS]),
-        cluster(SCHEDULING, "PriorityClass", "priorityclasses", "priorityclasses", &ReadOnly).short(&["pc"]).hash("1QwjyaZjj3Y="),
-        namespaced(COORDINATION, "Lease", "leases", "leases", &ReadOnly).hash("gqkMMb/YqFM="),
-        cluster(NODE, "RuntimeClass", "runtimeclasses", "runtimeclasses", &ReadOnly).hash("WQTu1GL3T2Q="),
-        namespaced(DISCOVERY, "EndpointSlice", "endpointslices", "endpointslices", &ReadOnly).hash("qgS0xkrxYAI="),
+        cluster(SCHEDULING, "PriorityClass", "priorityclasses", "priorityclasses", &scheduling::priority_class::Rules).short(&["pc"]).hash("1QwjyaZjj3Y="),
+        namespaced(COORDINATION, "Lease", "leases", "leases", &coordination::lease::Rules).hash("gqkMMb/YqFM="),
+        cluster(NODE, "RuntimeClass", "runtimeclasses", "runtimeclasses", &node::runtime_class::Rules).hash("WQTu1GL3T2Q="),
+        namespaced(DISCOVERY, "EndpointSlice", "endpointslices", "endpointslices", &discovery::endpoint_slice::Rules).hash("qgS0xkrxYAI="),
         cluster(RESOURCE, "DeviceClass", "deviceclasses", "deviceclasses", &ReadOnly).hash("Yk2PTc1Ybxk="),
         namespaced(RESOURCE, "ResourceClaim", "resourceclaims", "resourceclaims", &ReadOnly).hash("wgAZaHcZxUg=").subresources(&[STATUS]),
         namespaced(RESOURCE, "ResourceClaimTemplate", "resourceclaimtemplates", "resourceclaimtemplates", &ReadOnly).hash("TuzjC49aUfM="),

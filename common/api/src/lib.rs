@@ -7,6 +7,7 @@ pub mod conditions;
 pub mod field;
 pub mod names;
 pub mod owner;
+pub mod pod;
 pub mod quantity;
 pub mod selector;
 pub mod status;

@@ -11,11 +11,12 @@ use futures::FutureExt;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
 use keelson_runtime::expectations::Expectations;
-use keelson_runtime::owners::{self, Claim};
+use keelson_runtime::owners;
 use keelson_runtime::recorder::reference;
 use keelson_runtime::{Event, Informer, Key, Outcome, Queue, write};
 use kube::{Api, Error, ResourceExt};
 
+use crate::adoption;
 use crate::context::{Context, StartError, now};
 use crate::controllers::Task;
 use crate::pod;
@@ -156,7 +157,20 @@ impl<R: Replicated> Controller<R> {
             return Ok(Outcome::Done);
         };
         let sync = self.expectations.satisfied(key);
-        let pods = self.claim(&set, &selector).await?;
+        let candidates = self
+            .pods
+            .owned_by(set.meta().uid.as_deref().unwrap_or_default());
+        let candidates = candidates
+            .into_iter()
+            .chain(self.pods.orphans(&key.namespace));
+        let pods = adoption::claim(
+            &self.context.client,
+            &*set,
+            &selector,
+            candidates,
+            pod::is_active,
+        )
+        .await?;
         let related = self.related(&set, &pods);
         let template = set.template().cloned().unwrap_or_default();
         let labels = template
@@ -186,61 +200,6 @@ impl<R: Replicated> Controller<R> {
             return Err(error);
         }
         Ok(plan::next_available(&snapshot).map_or(Outcome::Done, Outcome::After))
-    }
-
-    /// The pods that belong to the set, after adopting and releasing.
-    async fn claim(
-        &self,
-        set: &R,
-        selector: &keelson_api::selector::Selector,
-    ) -> Result<Vec<Arc<Pod>>, Error> {
-        let meta = set.meta();
-        let uid = meta.uid.as_deref().unwrap_or_default();
-        let deleting = meta.deletion_timestamp.is_some();
-        let namespace = meta.namespace.as_deref().unwrap_or_default();
-        let mut mine = Vec::new();
-        let mut adoptable = None;
-        for pod in self
-            .pods
-            .owned_by(uid)
-            .into_iter()
-            .chain(self.pods.orphans(namespace))
-        {
-            match owners::claim(uid, deleting, &pod.metadata, selector.matches(pod.labels())) {
-                Claim::Keep => mine.push(pod),
-                Claim::Release => self.control.release(&pod, uid).await?,
-                Claim::Adopt if pod::is_active(&pod) => {
-                    let allowed = match adoptable {
-                        Some(allowed) => allowed,
-                        None => *adoptable.insert(self.may_adopt(set).await?),
-                    };
-                    if allowed && let Some(pod) = self.adopt(set, &pod).await? {
-                        mine.push(pod);
-                    }
-                }
-                Claim::Adopt | Claim::Ignore => {}
-            }
-        }
-        Ok(mine)
-    }
-
-    async fn adopt(&self, set: &R, pod: &Pod) -> Result<Option<Arc<Pod>>, Error> {
-        match self.control.adopt(pod, &owners::controller_ref(set)).await {
-            Ok(pod) => Ok(Some(Arc::new(pod))),
-            // Gone, or taken by another meanwhile.
-            Err(Error::Api(status)) if matches!(status.code, 404 | 409 | 422) => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Looks the set up at the API server: one that is being deleted must not adopt, and the cache may not know yet.
-    async fn may_adopt(&self, set: &R) -> Result<bool, Error> {
-        let namespace = set.meta().namespace.as_deref().unwrap_or_default();
-        let api = Api::<R>::namespaced(self.context.client.clone(), namespace);
-        let fresh = api.get_opt(&set.name_any()).await?;
-        Ok(fresh.is_some_and(|fresh| {
-            fresh.meta().uid == set.meta().uid && fresh.meta().deletion_timestamp.is_none()
-        }))
     }
 
     fn related(&self, set: &R, own: &[Arc<Pod>]) -> Vec<Arc<Pod>> {
