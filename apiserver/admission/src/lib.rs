@@ -7,6 +7,7 @@ mod edit;
 pub mod plugins;
 mod pod;
 pub mod request;
+pub mod service_addresses;
 #[cfg(test)]
 mod testing;
 
