@@ -3,7 +3,7 @@
 use futures::future::BoxFuture;
 
 use crate::context::{Context, StartError};
-use crate::{deployment, replica};
+use crate::{deployment, endpoints, replica};
 
 /// What a started controller is: a task that ends when the manager stops.
 pub type Task = BoxFuture<'static, ()>;
@@ -26,6 +26,30 @@ pub struct Controller {
 
 /// All controllers.
 pub const ALL: &[Controller] = &[
+    Controller {
+        name: "endpoints-controller",
+        account: "endpoint-controller",
+        on_by_default: true,
+        reads: &["services", "pods", "endpoints"],
+        owns: &["endpoints:of-services"],
+        start: endpoints::legacy::start,
+    },
+    Controller {
+        name: "endpointslice-controller",
+        account: "endpointslice-controller",
+        on_by_default: true,
+        reads: &["services", "pods", "nodes", "endpointslices"],
+        owns: &["endpointslices:of-services"],
+        start: endpoints::slices::start,
+    },
+    Controller {
+        name: "endpointslice-mirroring-controller",
+        account: "endpointslicemirroring-controller",
+        on_by_default: true,
+        reads: &["services", "endpoints", "endpointslices"],
+        owns: &["endpointslices:of-endpoints"],
+        start: endpoints::mirroring::start,
+    },
     Controller {
         name: "deployment-controller",
         account: "deployment-controller",

@@ -14,4 +14,5 @@ pub mod pod_control;
 pub mod pod_index;
 
 pub mod deployment;
+pub mod endpoints;
 pub mod replica;
