@@ -8,6 +8,7 @@ pub mod plugins;
 mod pod;
 pub mod request;
 pub mod service_addresses;
+pub mod startup;
 #[cfg(test)]
 mod testing;
 
