@@ -22,7 +22,8 @@ impl Clock {
         match self {
             Self::System => Timestamp::now(),
             Self::Tokio(base, start) => {
-                let elapsed = jiff::SignedDuration::try_from(start.elapsed()).unwrap_or(jiff::SignedDuration::ZERO);
+                let elapsed = jiff::SignedDuration::try_from(start.elapsed())
+                    .unwrap_or(jiff::SignedDuration::ZERO);
                 base.checked_add(elapsed).unwrap_or(*base)
             }
         }
@@ -36,5 +37,8 @@ pub fn until(now: Timestamp, then: Timestamp) -> std::time::Duration {
 
 /// `time + duration`, staying in range.
 pub fn after(time: Timestamp, duration: std::time::Duration) -> Timestamp {
-    jiff::SignedDuration::try_from(duration).ok().and_then(|d| time.checked_add(d).ok()).unwrap_or(Timestamp::MAX)
+    jiff::SignedDuration::try_from(duration)
+        .ok()
+        .and_then(|d| time.checked_add(d).ok())
+        .unwrap_or(Timestamp::MAX)
 }

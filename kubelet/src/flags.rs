@@ -136,8 +136,11 @@ impl Flags {
             config.cluster_domain.clone_from(domain);
         }
         if !self.register_with_taints.is_empty() {
-            config.register_with_taints =
-                self.register_with_taints.iter().map(|t| parse_taint(t)).collect::<Result<_, _>>()?;
+            config.register_with_taints = self
+                .register_with_taints
+                .iter()
+                .map(|t| parse_taint(t))
+                .collect::<Result<_, _>>()?;
         }
         Ok(())
     }
@@ -146,7 +149,9 @@ impl Flags {
     pub fn labels(&self) -> Result<Vec<(String, String)>, FlagError> {
         let mut labels = Vec::new();
         for pair in self.node_labels.iter().filter(|p| !p.is_empty()) {
-            let (key, value) = pair.split_once('=').ok_or_else(|| FlagError::Label(pair.clone()))?;
+            let (key, value) = pair
+                .split_once('=')
+                .ok_or_else(|| FlagError::Label(pair.clone()))?;
             if !label_allowed(key) {
                 return Err(FlagError::ForbiddenLabel(key.to_owned()));
             }
@@ -159,12 +164,24 @@ impl Flags {
 /// Which labels of the kubernetes.io space a kubelet may give itself.
 fn label_allowed(key: &str) -> bool {
     const ALLOWED: &[&str] = &[
-        "kubernetes.io/hostname", "kubernetes.io/arch", "kubernetes.io/os", "beta.kubernetes.io/arch", "beta.kubernetes.io/os",
-        "beta.kubernetes.io/instance-type", "node.kubernetes.io/instance-type", "node.kubernetes.io/exclude-from-external-load-balancers",
-        "topology.kubernetes.io/region", "topology.kubernetes.io/zone", "failure-domain.beta.kubernetes.io/region",
-        "failure-domain.beta.kubernetes.io/zone", "failure-domain.kubernetes.io/region", "failure-domain.kubernetes.io/zone",
+        "kubernetes.io/hostname",
+        "kubernetes.io/arch",
+        "kubernetes.io/os",
+        "beta.kubernetes.io/arch",
+        "beta.kubernetes.io/os",
+        "beta.kubernetes.io/instance-type",
+        "node.kubernetes.io/instance-type",
+        "node.kubernetes.io/exclude-from-external-load-balancers",
+        "topology.kubernetes.io/region",
+        "topology.kubernetes.io/zone",
+        "failure-domain.beta.kubernetes.io/region",
+        "failure-domain.beta.kubernetes.io/zone",
+        "failure-domain.kubernetes.io/region",
+        "failure-domain.kubernetes.io/zone",
     ];
-    let Some((namespace, _)) = key.split_once('/') else { return true };
+    let Some((namespace, _)) = key.split_once('/') else {
+        return true;
+    };
     let within = |domain: &str| namespace == domain || namespace.ends_with(&format!(".{domain}"));
     if !within("kubernetes.io") && !within("k8s.io") {
         return true;
@@ -179,7 +196,11 @@ fn parse_taint(text: &str) -> Result<ConfiguredTaint, FlagError> {
         return Err(bad());
     }
     let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-    Ok(ConfiguredTaint { key: key.into(), value: value.into(), effect: effect.into() })
+    Ok(ConfiguredTaint {
+        key: key.into(),
+        value: value.into(),
+        effect: effect.into(),
+    })
 }
 
 #[cfg(test)]
@@ -188,12 +209,21 @@ mod tests {
 
     #[test]
     fn labels_and_taints() {
-        let flags = Flags::parse_from(["kubelet", "--node-labels=a=b,example.com/x=y", "--register-with-taints=k=v:NoSchedule,e:NoExecute", "-v", "4"]);
+        let flags = Flags::parse_from([
+            "kubelet",
+            "--node-labels=a=b,example.com/x=y",
+            "--register-with-taints=k=v:NoSchedule,e:NoExecute",
+            "-v",
+            "4",
+        ]);
         assert_eq!(flags.labels().unwrap().len(), 2);
         let mut config = KubeletConfiguration::default();
         flags.apply(&mut config).unwrap();
         assert_eq!(config.register_with_taints[1].key, "e");
-        let flags = Flags::parse_from(["kubelet", "--node-labels=node-role.kubernetes.io/control-plane="]);
+        let flags = Flags::parse_from([
+            "kubelet",
+            "--node-labels=node-role.kubernetes.io/control-plane=",
+        ]);
         assert!(matches!(flags.labels(), Err(FlagError::ForbiddenLabel(_))));
     }
 }

@@ -5,6 +5,7 @@
 
 pub mod clock;
 pub mod config;
+pub mod containers;
 pub mod flags;
 pub mod node;
 pub mod pods;

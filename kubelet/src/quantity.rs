@@ -37,18 +37,28 @@ fn scaled(text: &str, scale: i128) -> Option<i64> {
         _ => {
             let exponent: i32 = suffix.strip_prefix(['e', 'E'])?.parse().ok()?;
             let power = 10i128.checked_pow(exponent.unsigned_abs().min(30))?;
-            if exponent >= 0 { (power, 1) } else { (1, power) }
+            if exponent >= 0 {
+                (power, 1)
+            } else {
+                (1, power)
+            }
         }
     };
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-    if fraction.len() > 18 || (whole.trim_start_matches(['-', '+']).is_empty() && fraction.is_empty()) {
+    if fraction.len() > 18
+        || (whole.trim_start_matches(['-', '+']).is_empty() && fraction.is_empty())
+    {
         return None;
     }
     let digits: i128 = format!("{whole}{fraction}").parse().ok()?;
     denominator = denominator.checked_mul(10i128.pow(fraction.len() as u32))?;
     numerator = numerator.checked_mul(digits)?.checked_mul(scale)?;
     let quotient = numerator.div_euclid(denominator);
-    let rounded = if numerator.rem_euclid(denominator) > 0 { quotient + 1 } else { quotient };
+    let rounded = if numerator.rem_euclid(denominator) > 0 {
+        quotient + 1
+    } else {
+        quotient
+    };
     i64::try_from(rounded).ok()
 }
 
@@ -74,12 +84,20 @@ pub fn milli_value(list: Option<&ResourceList>, name: &str) -> Option<i64> {
 
 /// A number of thousandths, as a quantity: `1500m`, `2`.
 pub fn from_millis(millis: i64) -> Quantity {
-    if millis % 1000 == 0 { Quantity((millis / 1000).to_string()) } else { Quantity(format!("{millis}m")) }
+    if millis % 1000 == 0 {
+        Quantity((millis / 1000).to_string())
+    } else {
+        Quantity(format!("{millis}m"))
+    }
 }
 
 /// Bytes as upstream prints them for nodes: in Ki.
 pub fn from_bytes_ki(bytes: u64) -> Quantity {
-    if bytes.is_multiple_of(1024) { Quantity(format!("{}Ki", bytes / 1024)) } else { Quantity(bytes.to_string()) }
+    if bytes.is_multiple_of(1024) {
+        Quantity(format!("{}Ki", bytes / 1024))
+    } else {
+        Quantity(bytes.to_string())
+    }
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ use nix::unistd::{
     Gid, LinkatFlags, Uid, UnlinkatFlags, fchown, fchownat, linkat, symlinkat, unlinkat,
 };
 use sha2::{Digest, Sha256};
-use tar::{Archive, Entry, EntryType};
+use tar::{Archive, Entry, EntryType, Header};
 
 use crate::error::{At, Error, Result};
 
@@ -210,13 +210,10 @@ impl<'a> Writer<'a> {
             Mode::empty(),
         )
         .at(&self.path)?;
-        fchown(
-            &root,
-            Some(owner(header.uid())?),
-            Some(group(header.gid())?),
-        )
-        .at(&self.path)?;
-        fchmod(&root, mode_of(header.mode().map_err(|e| damaged(&e))?)).at(&self.path)
+        let (uid, gid) = owners(header)?;
+        fchown(&root, Some(uid), Some(gid)).at(&self.path)?;
+        let mode = number(&header.as_old().mode, header.mode().map(u64::from))?;
+        fchmod(&root, mode_of(mode)).at(&self.path)
     }
 
     fn create(
@@ -228,8 +225,8 @@ impl<'a> Writer<'a> {
     ) -> Result<()> {
         let header = entry.header().clone();
         let kind = header.entry_type();
-        let mode = mode_of(header.mode().map_err(|error| damaged(&error))?);
-        let (uid, gid) = (owner(header.uid())?, group(header.gid())?);
+        let mode = mode_of(number(&header.as_old().mode, header.mode().map(u64::from))?);
+        let (uid, gid) = owners(&header)?;
         let mtime = i64::try_from(header.mtime().unwrap_or(0)).unwrap_or(0);
         let attributes = attributes(entry)?;
         match kind {
@@ -489,17 +486,22 @@ fn mode_of(bits: u32) -> Mode {
     Mode::from_bits_truncate(bits & 0o7777)
 }
 
-fn owner(id: io::Result<u64>) -> Result<Uid> {
-    Ok(Uid::from_raw(number(id)?))
+fn owners(header: &Header) -> Result<(Uid, Gid)> {
+    let raw = header.as_old();
+    let (uid, gid) = (
+        number(&raw.uid, header.uid())?,
+        number(&raw.gid, header.gid())?,
+    );
+    Ok((Uid::from_raw(uid), Gid::from_raw(gid)))
 }
 
-fn group(id: io::Result<u64>) -> Result<Gid> {
-    Ok(Gid::from_raw(number(id)?))
-}
-
-fn number(id: io::Result<u64>) -> Result<u32> {
-    let id = id.map_err(|error| damaged(&error))?;
-    u32::try_from(id).map_err(|_| Error::Content(format!("owner {id} out of range")))
+/// A number of the header; writers leave fields empty for zero.
+fn number(raw: &[u8], parsed: io::Result<u64>) -> Result<u32> {
+    if raw.iter().all(|byte| matches!(byte, 0 | b' ')) {
+        return Ok(0);
+    }
+    let number = parsed.map_err(|error| damaged(&error))?;
+    u32::try_from(number).map_err(|_| Error::Content(format!("number {number} out of range")))
 }
 
 /// Extended attributes from PAX headers. Those of overlayfs are ours alone: an image could otherwise redirect directories.

@@ -21,10 +21,14 @@ pub fn parse(text: &str) -> Result<Duration, DurationError> {
         return Err(bad());
     }
     while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(bad)?;
+        let digits = rest
+            .find(|c: char| !c.is_ascii_digit() && c != '.')
+            .ok_or_else(bad)?;
         let number: f64 = rest[..digits].parse().map_err(|_| bad())?;
         rest = &rest[digits..];
-        let unit = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
+        let unit = rest
+            .find(|c: char| c.is_ascii_digit())
+            .unwrap_or(rest.len());
         let factor = match &rest[..unit] {
             "h" => 3600.0,
             "m" => 60.0,
@@ -86,7 +90,13 @@ mod tests {
 
     #[test]
     fn goes_round() {
-        for (text, seconds) in [("10s", 10.0), ("1m30s", 90.0), ("24h0m0s", 86400.0), ("1.5s", 1.5), ("100ms", 0.1)] {
+        for (text, seconds) in [
+            ("10s", 10.0),
+            ("1m30s", 90.0),
+            ("24h0m0s", 86400.0),
+            ("1.5s", 1.5),
+            ("100ms", 0.1),
+        ] {
             let parsed = parse(text).unwrap();
             assert!((parsed.as_secs_f64() - seconds).abs() < 1e-9, "{text}");
             assert_eq!(parse(&format(parsed)).unwrap(), parsed);

@@ -20,7 +20,9 @@ pub enum ConfigError {
     #[error("decoding kubelet configuration: {0}")]
     Decode(String),
     /// Another kind or version.
-    #[error("want apiVersion kubelet.config.k8s.io/v1beta1, kind KubeletConfiguration, found apiVersion {api_version:?}, kind {kind:?}")]
+    #[error(
+        "want apiVersion kubelet.config.k8s.io/v1beta1, kind KubeletConfiguration, found apiVersion {api_version:?}, kind {kind:?}"
+    )]
     Kind {
         /// As written.
         api_version: String,
@@ -69,7 +71,10 @@ pub struct WebhookAuthentication {
 
 impl Default for WebhookAuthentication {
     fn default() -> Self {
-        Self { enabled: true, cache_ttl: Duration::from_secs(120) }
+        Self {
+            enabled: true,
+            cache_ttl: Duration::from_secs(120),
+        }
     }
 }
 
@@ -93,7 +98,10 @@ pub struct Authorization {
 
 impl Default for Authorization {
     fn default() -> Self {
-        Self { mode: "Webhook".into(), webhook: WebhookAuthorization::default() }
+        Self {
+            mode: "Webhook".into(),
+            webhook: WebhookAuthorization::default(),
+        }
     }
 }
 
@@ -111,7 +119,10 @@ pub struct WebhookAuthorization {
 
 impl Default for WebhookAuthorization {
     fn default() -> Self {
-        Self { cache_authorized_ttl: Duration::from_secs(300), cache_unauthorized_ttl: Duration::from_secs(30) }
+        Self {
+            cache_authorized_ttl: Duration::from_secs(300),
+            cache_unauthorized_ttl: Duration::from_secs(30),
+        }
     }
 }
 
@@ -215,7 +226,9 @@ pub struct CrashLoopBackOff {
 
 impl Default for CrashLoopBackOff {
     fn default() -> Self {
-        Self { max_container_restart_period: Duration::from_secs(300) }
+        Self {
+            max_container_restart_period: Duration::from_secs(300),
+        }
     }
 }
 
@@ -279,30 +292,96 @@ impl Default for KubeletConfiguration {
 }
 
 fn default_eviction() -> BTreeMap<String, String> {
-    [("memory.available", "100Mi"), ("nodefs.available", "10%"), ("nodefs.inodesFree", "5%"), ("imagefs.available", "15%")]
-        .map(|(k, v)| (k.to_owned(), v.to_owned()))
-        .into()
+    [
+        ("memory.available", "100Mi"),
+        ("nodefs.available", "10%"),
+        ("nodefs.inodesFree", "5%"),
+        ("imagefs.available", "15%"),
+    ]
+    .map(|(k, v)| (k.to_owned(), v.to_owned()))
+    .into()
 }
 
 /// Fields of upstream's that are read over: they change nothing here.
 const NOT_ACTED_ON: &[&str] = &[
-    "podInfraContainerImage", "httpCheckFrequency", "staticPodURL", "staticPodURLHeader", "tlsCipherSuites", "tlsMinVersion",
-    "tlsCurvePreferences", "rotateCertificates", "serverTLSBootstrap", "registryPullQPS", "registryBurst",
-    "imagePullCredentialsVerificationPolicy", "preloadedImagesVerificationAllowlist", "eventRecordQPS", "eventBurst",
-    "oomScoreAdj", "imageMaximumGCAge", "volumeStatsAggPeriod", "kubeletCgroups", "systemCgroups", "cgroupsPerQOS",
-    "cpuManagerPolicy", "singleProcessOOMKill", "cpuManagerPolicyOptions", "cpuManagerReconcilePeriod",
-    "memoryManagerPolicy", "topologyManagerPolicy", "topologyManagerScope", "topologyManagerPolicyOptions",
-    "qosReserved", "runtimeRequestTimeout", "hairpinMode", "runOnce", "maxOpenFiles", "contentType", "kubeAPIQPS",
-    "kubeAPIBurst", "evictionSoft", "evictionSoftGracePeriod", "evictionPressureTransitionPeriod",
-    "evictionMaxPodGracePeriod", "evictionMinimumReclaim", "mergeDefaultEvictionSettings", "podsPerCore",
-    "enableControllerAttachDetach", "protectKernelDefaults", "makeIPTablesUtilChains", "iptablesMasqueradeBit",
-    "iptablesDropBit", "failSwapOn", "memorySwap", "containerLogMaxWorkers", "configMapAndSecretChangeDetectionStrategy",
-    "volumePluginDir", "providerID", "kernelMemcgNotification", "enforceNodeAllocatable", "systemReservedCgroup",
-    "kubeReservedCgroup", "systemReservedCgroupEnforcement", "kubeReservedCgroupEnforcement", "reservedSystemCPUs",
-    "showHiddenMetricsForVersion", "shutdownGracePeriodByPodPriority", "reservedMemory", "enableProfilingHandler",
-    "enableDebugFlagsHandler", "memoryThrottlingFactor", "registerWithTaintsOverride", "tracing", "localStorageCapacityIsolation",
-    "containerRuntimeEndpoint", "imageServiceEndpoint", "enableSystemLogQuery", "maxParallelImagePulls", "userNamespaces",
-    "imageServiceEndpoint", "memoryReservationPolicy",
+    "podInfraContainerImage",
+    "httpCheckFrequency",
+    "staticPodURL",
+    "staticPodURLHeader",
+    "tlsCipherSuites",
+    "tlsMinVersion",
+    "tlsCurvePreferences",
+    "rotateCertificates",
+    "serverTLSBootstrap",
+    "registryPullQPS",
+    "registryBurst",
+    "imagePullCredentialsVerificationPolicy",
+    "preloadedImagesVerificationAllowlist",
+    "eventRecordQPS",
+    "eventBurst",
+    "oomScoreAdj",
+    "imageMaximumGCAge",
+    "volumeStatsAggPeriod",
+    "kubeletCgroups",
+    "systemCgroups",
+    "cgroupsPerQOS",
+    "cpuManagerPolicy",
+    "singleProcessOOMKill",
+    "cpuManagerPolicyOptions",
+    "cpuManagerReconcilePeriod",
+    "memoryManagerPolicy",
+    "topologyManagerPolicy",
+    "topologyManagerScope",
+    "topologyManagerPolicyOptions",
+    "qosReserved",
+    "runtimeRequestTimeout",
+    "hairpinMode",
+    "runOnce",
+    "maxOpenFiles",
+    "contentType",
+    "kubeAPIQPS",
+    "kubeAPIBurst",
+    "evictionSoft",
+    "evictionSoftGracePeriod",
+    "evictionPressureTransitionPeriod",
+    "evictionMaxPodGracePeriod",
+    "evictionMinimumReclaim",
+    "mergeDefaultEvictionSettings",
+    "podsPerCore",
+    "enableControllerAttachDetach",
+    "protectKernelDefaults",
+    "makeIPTablesUtilChains",
+    "iptablesMasqueradeBit",
+    "iptablesDropBit",
+    "failSwapOn",
+    "memorySwap",
+    "containerLogMaxWorkers",
+    "configMapAndSecretChangeDetectionStrategy",
+    "volumePluginDir",
+    "providerID",
+    "kernelMemcgNotification",
+    "enforceNodeAllocatable",
+    "systemReservedCgroup",
+    "kubeReservedCgroup",
+    "systemReservedCgroupEnforcement",
+    "kubeReservedCgroupEnforcement",
+    "reservedSystemCPUs",
+    "showHiddenMetricsForVersion",
+    "shutdownGracePeriodByPodPriority",
+    "reservedMemory",
+    "enableProfilingHandler",
+    "enableDebugFlagsHandler",
+    "memoryThrottlingFactor",
+    "registerWithTaintsOverride",
+    "tracing",
+    "localStorageCapacityIsolation",
+    "containerRuntimeEndpoint",
+    "imageServiceEndpoint",
+    "enableSystemLogQuery",
+    "maxParallelImagePulls",
+    "userNamespaces",
+    "imageServiceEndpoint",
+    "memoryReservationPolicy",
 ];
 
 /// A configuration and what its reader should hear.
@@ -316,30 +395,39 @@ pub struct Loaded {
 
 /// Reads a configuration from YAML or JSON.
 pub fn from_yaml(text: &str) -> Result<Loaded, ConfigError> {
-    let value: Value = serde_norway::from_str(text).map_err(|e| ConfigError::Decode(e.to_string()))?;
+    let value: Value =
+        serde_norway::from_str(text).map_err(|e| ConfigError::Decode(e.to_string()))?;
     let Value::Object(mut fields) = value else {
         return Err(ConfigError::Decode("not a mapping".into()));
     };
-    let mut head = |key: &str| fields.remove(key).and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default();
+    let mut head = |key: &str| {
+        fields
+            .remove(key)
+            .and_then(|v| v.as_str().map(str::to_owned))
+            .unwrap_or_default()
+    };
     let (api_version, kind) = (head("apiVersion"), head("kind"));
     if api_version != "kubelet.config.k8s.io/v1beta1" || kind != "KubeletConfiguration" {
         return Err(ConfigError::Kind { api_version, kind });
     }
-    let known = serde_json::to_value(KubeletConfiguration::default()).map_err(|e| ConfigError::Decode(e.to_string()))?;
+    let known = serde_json::to_value(KubeletConfiguration::default())
+        .map_err(|e| ConfigError::Decode(e.to_string()))?;
     let mut warnings = Vec::new();
     for key in fields.keys().cloned().collect::<Vec<_>>() {
         if fields[&key].is_null() {
             fields.remove(&key);
         } else if known.get(&key).is_some() {
         } else if NOT_ACTED_ON.contains(&key.as_str()) {
-            warnings.push(format!("configuration field {key} has no effect in this kubelet"));
+            warnings.push(format!(
+                "configuration field {key} has no effect in this kubelet"
+            ));
             fields.remove(&key);
         } else {
             return Err(ConfigError::UnknownField(key));
         }
     }
-    let config: KubeletConfiguration =
-        serde_json::from_value(Value::Object(fields)).map_err(|e| ConfigError::Decode(e.to_string()))?;
+    let config: KubeletConfiguration = serde_json::from_value(Value::Object(fields))
+        .map_err(|e| ConfigError::Decode(e.to_string()))?;
     config.validate()?;
     Ok(Loaded { config, warnings })
 }
@@ -352,19 +440,30 @@ impl KubeletConfiguration {
             return invalid("port (--port) 0 must be between 1 and 65535, inclusive".into());
         }
         if self.max_pods < 0 {
-            return invalid(format!("maxPods (--max-pods) {} must not be a negative number", self.max_pods));
+            return invalid(format!(
+                "maxPods (--max-pods) {} must not be a negative number",
+                self.max_pods
+            ));
         }
-        if self.image_gc_high_threshold_percent > 100 || self.image_gc_low_threshold_percent >= self.image_gc_high_threshold_percent {
+        if self.image_gc_high_threshold_percent > 100
+            || self.image_gc_low_threshold_percent >= self.image_gc_high_threshold_percent
+        {
             return invalid(format!(
                 "imageGCLowThresholdPercent (--image-gc-low-threshold) {} must be less than imageGCHighThresholdPercent (--image-gc-high-threshold) {}",
                 self.image_gc_low_threshold_percent, self.image_gc_high_threshold_percent
             ));
         }
         if !matches!(self.authorization.mode.as_str(), "Webhook" | "AlwaysAllow") {
-            return invalid(format!("authorization.mode {:?}: want Webhook or AlwaysAllow", self.authorization.mode));
+            return invalid(format!(
+                "authorization.mode {:?}: want Webhook or AlwaysAllow",
+                self.authorization.mode
+            ));
         }
         if !matches!(self.cgroup_driver.as_str(), "cgroupfs" | "systemd") {
-            return invalid(format!("cgroupDriver {:?}: want cgroupfs or systemd", self.cgroup_driver));
+            return invalid(format!(
+                "cgroupDriver {:?}: want cgroupfs or systemd",
+                self.cgroup_driver
+            ));
         }
         if self.container_log_max_files < 2 {
             return invalid("containerLogMaxFiles must be greater than 1".into());
@@ -374,8 +473,14 @@ impl KubeletConfiguration {
             return invalid("tlsCertFile and tlsPrivateKeyFile must be set together".into());
         }
         for taint in &self.register_with_taints {
-            if !matches!(taint.effect.as_str(), "NoSchedule" | "PreferNoSchedule" | "NoExecute") {
-                return invalid(format!("registerWithTaints: invalid taint effect {:?}", taint.effect));
+            if !matches!(
+                taint.effect.as_str(),
+                "NoSchedule" | "PreferNoSchedule" | "NoExecute"
+            ) {
+                return invalid(format!(
+                    "registerWithTaints: invalid taint effect {:?}",
+                    taint.effect
+                ));
             }
         }
         Ok(())
@@ -386,7 +491,12 @@ impl KubeletConfiguration {
         crate::quantity::bytes(&self.container_log_max_size)
             .and_then(|n| u64::try_from(n).ok())
             .filter(|n| *n > 0)
-            .ok_or_else(|| ConfigError::Invalid(format!("containerLogMaxSize {:?} is not a size", self.container_log_max_size)))
+            .ok_or_else(|| {
+                ConfigError::Invalid(format!(
+                    "containerLogMaxSize {:?} is not a size",
+                    self.container_log_max_size
+                ))
+            })
     }
 }
 
@@ -395,7 +505,9 @@ mod tests {
     use super::*;
 
     fn yaml(rest: &str) -> Result<Loaded, ConfigError> {
-        from_yaml(&format!("apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n{rest}"))
+        from_yaml(&format!(
+            "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n{rest}"
+        ))
     }
 
     #[test]
@@ -406,15 +518,25 @@ mod tests {
         )
         .unwrap();
         assert_eq!(loaded.config.cluster_dns[0].to_string(), "10.96.0.10");
-        assert_eq!(loaded.config.authentication.x509.client_ca_file, "/etc/kubernetes/pki/ca.crt");
+        assert_eq!(
+            loaded.config.authentication.x509.client_ca_file,
+            "/etc/kubernetes/pki/ca.crt"
+        );
         assert_eq!(loaded.warnings.len(), 2);
     }
 
     #[test]
     fn refuses_unknown_fields_by_name() {
-        assert!(matches!(yaml("clusterDSN: [1.2.3.4]\n"), Err(ConfigError::UnknownField(f)) if f == "clusterDSN"));
-        assert!(matches!(yaml("authentication:\n  x508: {}\n"), Err(ConfigError::Decode(m)) if m.contains("x508")));
-        assert!(matches!(from_yaml("kind: Foo\n"), Err(ConfigError::Kind { .. })));
+        assert!(
+            matches!(yaml("clusterDSN: [1.2.3.4]\n"), Err(ConfigError::UnknownField(f)) if f == "clusterDSN")
+        );
+        assert!(
+            matches!(yaml("authentication:\n  x508: {}\n"), Err(ConfigError::Decode(m)) if m.contains("x508"))
+        );
+        assert!(matches!(
+            from_yaml("kind: Foo\n"),
+            Err(ConfigError::Kind { .. })
+        ));
         assert!(matches!(yaml("port: 0\n"), Err(ConfigError::Invalid(_))));
     }
 }

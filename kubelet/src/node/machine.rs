@@ -31,7 +31,9 @@ pub struct Machine {
 }
 
 fn read(path: &str) -> String {
-    std::fs::read_to_string(path).map(|s| s.trim().to_owned()).unwrap_or_default()
+    std::fs::read_to_string(path)
+        .map(|s| s.trim().to_owned())
+        .unwrap_or_default()
 }
 
 /// Value in bytes of one line of a meminfo-like text.
@@ -70,12 +72,18 @@ pub fn fs_stats(path: &Path) -> std::io::Result<FsStats> {
 }
 
 fn hugepages() -> Vec<(String, u64)> {
-    let Ok(entries) = std::fs::read_dir("/sys/kernel/mm/hugepages") else { return Vec::new() };
+    let Ok(entries) = std::fs::read_dir("/sys/kernel/mm/hugepages") else {
+        return Vec::new();
+    };
     let mut pages: Vec<(u64, u64)> = entries
         .flatten()
         .filter_map(|e| {
             let name = e.file_name().into_string().ok()?;
-            let kib: u64 = name.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok()?;
+            let kib: u64 = name
+                .strip_prefix("hugepages-")?
+                .strip_suffix("kB")?
+                .parse()
+                .ok()?;
             let count: u64 = read(e.path().join("nr_hugepages").to_str()?).parse().ok()?;
             Some((kib, kib * 1024 * count))
         })
@@ -86,7 +94,10 @@ fn hugepages() -> Vec<(String, u64)> {
         k if k % (1 << 10) == 0 => format!("{}Mi", k >> 10),
         k => format!("{k}Ki"),
     };
-    pages.into_iter().map(|(kib, bytes)| (name(kib), bytes)).collect()
+    pages
+        .into_iter()
+        .map(|(kib, bytes)| (name(kib), bytes))
+        .collect()
 }
 
 fn os_release(text: &str) -> Option<String> {
@@ -109,7 +120,11 @@ impl Machine {
             swap: meminfo(&memory, "SwapTotal").unwrap_or_default(),
             disk: fs_stats(root_dir).map(|s| s.total).unwrap_or_default(),
             hugepages: hugepages(),
-            system_uuid: if uuid.is_empty() { machine_id.clone() } else { uuid },
+            system_uuid: if uuid.is_empty() {
+                machine_id.clone()
+            } else {
+                uuid
+            },
             machine_id,
             boot_id: read("/proc/sys/kernel/random/boot_id"),
             kernel: read("/proc/sys/kernel/osrelease"),
@@ -138,7 +153,9 @@ pub fn default_ip() -> Option<IpAddr> {
         let ip = socket.local_addr().ok()?.ip();
         (!ip.is_unspecified() && !ip.is_loopback()).then_some(ip)
     };
-    probe("0.0.0.0:0", "192.0.2.1:9").or_else(|| probe("[::]:0", "[2001:db8::1]:9")).or_else(first_global_address)
+    probe("0.0.0.0:0", "192.0.2.1:9")
+        .or_else(|| probe("[::]:0", "[2001:db8::1]:9"))
+        .or_else(first_global_address)
 }
 
 fn first_global_address() -> Option<IpAddr> {
@@ -158,7 +175,11 @@ pub fn resolv_conf(configured: Option<&str>) -> PathBuf {
                 .lines()
                 .filter_map(|l| l.trim().strip_prefix("nameserver"))
                 .any(|a| a.trim() == "127.0.0.53");
-            let path = if stub && Path::new(RESOLVED).exists() { RESOLVED } else { "/etc/resolv.conf" };
+            let path = if stub && Path::new(RESOLVED).exists() {
+                RESOLVED
+            } else {
+                "/etc/resolv.conf"
+            };
             PathBuf::from(path)
         }
     }
@@ -171,8 +192,19 @@ mod tests {
     #[test]
     fn reads_this_host() {
         let machine = Machine::read(Path::new("/"));
-        assert!(machine.cpus >= 1 && machine.memory > 0 && machine.disk > 0 && !machine.kernel.is_empty());
-        assert_eq!(meminfo("MemTotal:  10 kB\nMemTotalX: 3 kB", "MemTotal"), Some(10240));
-        assert_eq!(os_release("NAME=x\nPRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\n").unwrap(), "Debian GNU/Linux 12 (bookworm)");
+        assert!(
+            machine.cpus >= 1
+                && machine.memory > 0
+                && machine.disk > 0
+                && !machine.kernel.is_empty()
+        );
+        assert_eq!(
+            meminfo("MemTotal:  10 kB\nMemTotalX: 3 kB", "MemTotal"),
+            Some(10240)
+        );
+        assert_eq!(
+            os_release("NAME=x\nPRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\n").unwrap(),
+            "Debian GNU/Linux 12 (bookworm)"
+        );
     }
 }

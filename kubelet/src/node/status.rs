@@ -5,8 +5,9 @@ use std::net::IpAddr;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
-    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeFeatures, NodeRuntimeHandler,
-    NodeRuntimeHandlerFeatures, NodeSpec, NodeStatus, NodeSwapStatus, NodeSystemInfo, Taint,
+    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints,
+    NodeFeatures, NodeRuntimeHandler, NodeRuntimeHandlerFeatures, NodeSpec, NodeStatus,
+    NodeSwapStatus, NodeSystemInfo, Taint,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
@@ -60,11 +61,21 @@ pub fn capacity(machine: &Machine, config: &KubeletConfiguration) -> ResourceLis
     let mut list = ResourceList::from([
         ("cpu".to_owned(), Quantity(machine.cpus.to_string())),
         ("memory".to_owned(), quantity::from_bytes_ki(machine.memory)),
-        ("ephemeral-storage".to_owned(), quantity::from_bytes_ki(machine.disk)),
+        (
+            "ephemeral-storage".to_owned(),
+            quantity::from_bytes_ki(machine.disk),
+        ),
         ("pods".to_owned(), Quantity(config.max_pods.to_string())),
     ]);
     for (size, bytes) in &machine.hugepages {
-        list.insert(format!("hugepages-{size}"), if *bytes == 0 { Quantity("0".into()) } else { quantity::from_bytes_ki(*bytes) });
+        list.insert(
+            format!("hugepages-{size}"),
+            if *bytes == 0 {
+                Quantity("0".into())
+            } else {
+                quantity::from_bytes_ki(*bytes)
+            },
+        );
     }
     list
 }
@@ -72,7 +83,10 @@ pub fn capacity(machine: &Machine, config: &KubeletConfiguration) -> ResourceLis
 /// A threshold such as `10%` or `100Mi` in bytes of `total`.
 pub fn threshold(text: &str, total: u64) -> Option<u64> {
     match text.strip_suffix('%') {
-        Some(percent) => percent.parse::<f64>().ok().map(|p| (total as f64 * p / 100.0) as u64),
+        Some(percent) => percent
+            .parse::<f64>()
+            .ok()
+            .map(|p| (total as f64 * p / 100.0) as u64),
         None => quantity::bytes(text).and_then(|n| u64::try_from(n).ok()),
     }
 }
@@ -81,35 +95,61 @@ pub fn threshold(text: &str, total: u64) -> Option<u64> {
 pub fn allocatable(capacity: &ResourceList, config: &KubeletConfiguration) -> ResourceList {
     let mut list = capacity.clone();
     for (name, quantity) in &mut list {
-        let reserved = |map: &BTreeMap<String, String>| map.get(name).cloned().unwrap_or_else(|| "0".into());
-        let (system, kube) = (reserved(&config.system_reserved), reserved(&config.kube_reserved));
+        let reserved =
+            |map: &BTreeMap<String, String>| map.get(name).cloned().unwrap_or_else(|| "0".into());
+        let (system, kube) = (
+            reserved(&config.system_reserved),
+            reserved(&config.kube_reserved),
+        );
         if name == "cpu" {
-            let millis = [&system, &kube].iter().filter_map(|q| quantity::millis(q)).sum::<i64>();
+            let millis = [&system, &kube]
+                .iter()
+                .filter_map(|q| quantity::millis(q))
+                .sum::<i64>();
             if millis > 0 {
-                *quantity = quantity::from_millis((quantity::millis(&quantity.0).unwrap_or(0) - millis).max(0));
+                *quantity = quantity::from_millis(
+                    (quantity::millis(&quantity.0).unwrap_or(0) - millis).max(0),
+                );
             }
             continue;
         }
         let total = quantity::bytes(&quantity.0).unwrap_or(0);
-        let mut less: i64 = [&system, &kube].iter().filter_map(|q| quantity::bytes(q)).sum();
+        let mut less: i64 = [&system, &kube]
+            .iter()
+            .filter_map(|q| quantity::bytes(q))
+            .sum();
         let signal = match name.as_str() {
             "memory" => "memory.available",
             "ephemeral-storage" => "nodefs.available",
             _ => "",
         };
-        if let Some(kept) = config.eviction_hard.get(signal).and_then(|t| threshold(t, total.max(0) as u64)) {
+        if let Some(kept) = config
+            .eviction_hard
+            .get(signal)
+            .and_then(|t| threshold(t, total.max(0) as u64))
+        {
             less += kept as i64;
         }
         if less > 0 {
             let left = (total - less).max(0) as u64;
             // Upstream prints what a percentage leaves in bytes, what an amount in Ki leaves in Ki.
-            *quantity = if name == "ephemeral-storage" { Quantity(left.to_string()) } else { quantity::from_bytes_ki(left) };
+            *quantity = if name == "ephemeral-storage" {
+                Quantity(left.to_string())
+            } else {
+                quantity::from_bytes_ki(left)
+            };
         }
     }
     list
 }
 
-fn condition(type_: &str, status: bool, reason: &str, message: &str, now: Timestamp) -> NodeCondition {
+fn condition(
+    type_: &str,
+    status: bool,
+    reason: &str,
+    message: &str,
+    now: Timestamp,
+) -> NodeCondition {
     NodeCondition {
         type_: type_.into(),
         status: if status { "True" } else { "False" }.into(),
@@ -127,7 +167,13 @@ pub fn conditions(health: &Health, now: Timestamp) -> Vec<NodeCondition> {
         condition(type_, on, reason, message, now)
     };
     let ready = if health.not_ready.is_empty() {
-        condition("Ready", true, "KubeletReady", "kubelet is posting ready status", now)
+        condition(
+            "Ready",
+            true,
+            "KubeletReady",
+            "kubelet is posting ready status",
+            now,
+        )
     } else {
         let message = match health.not_ready.as_slice() {
             [one] => one.clone(),
@@ -139,8 +185,14 @@ pub fn conditions(health: &Health, now: Timestamp) -> Vec<NodeCondition> {
         pressure(
             "MemoryPressure",
             health.memory_pressure,
-            ("KubeletHasInsufficientMemory", "kubelet has insufficient memory available"),
-            ("KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
+            (
+                "KubeletHasInsufficientMemory",
+                "kubelet has insufficient memory available",
+            ),
+            (
+                "KubeletHasSufficientMemory",
+                "kubelet has sufficient memory available",
+            ),
         ),
         pressure(
             "DiskPressure",
@@ -151,8 +203,14 @@ pub fn conditions(health: &Health, now: Timestamp) -> Vec<NodeCondition> {
         pressure(
             "PIDPressure",
             health.pid_pressure,
-            ("KubeletHasInsufficientPID", "kubelet has insufficient PID available"),
-            ("KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+            (
+                "KubeletHasInsufficientPID",
+                "kubelet has insufficient PID available",
+            ),
+            (
+                "KubeletHasSufficientPID",
+                "kubelet has sufficient PID available",
+            ),
         ),
         ready,
     ]
@@ -166,7 +224,15 @@ fn images(images: &[Image], max: i32) -> Vec<ContainerImage> {
         .into_iter()
         .take(limit)
         .map(|image| ContainerImage {
-            names: Some(image.digests.iter().chain(&image.tags).take(5).cloned().collect()),
+            names: Some(
+                image
+                    .digests
+                    .iter()
+                    .chain(&image.tags)
+                    .take(5)
+                    .cloned()
+                    .collect(),
+            ),
             size_bytes: i64::try_from(image.size).ok(),
         })
         .collect()
@@ -176,7 +242,10 @@ fn images(images: &[Image], max: i32) -> Vec<ContainerImage> {
 pub fn labels(snapshot: &Snapshot<'_>) -> BTreeMap<String, String> {
     let arch = &snapshot.machine.architecture;
     let mut labels = BTreeMap::from([
-        ("kubernetes.io/hostname".to_owned(), snapshot.hostname.to_owned()),
+        (
+            "kubernetes.io/hostname".to_owned(),
+            snapshot.hostname.to_owned(),
+        ),
         ("kubernetes.io/os".to_owned(), "linux".to_owned()),
         ("kubernetes.io/arch".to_owned(), arch.clone()),
         ("beta.kubernetes.io/os".to_owned(), "linux".to_owned()),
@@ -189,9 +258,18 @@ pub fn labels(snapshot: &Snapshot<'_>) -> BTreeMap<String, String> {
 /// `status` as it should be; conditions carry `now` as transition time.
 pub fn status(snapshot: &Snapshot<'_>) -> NodeStatus {
     let capacity = capacity(snapshot.machine, snapshot.config);
-    let mut addresses: Vec<NodeAddress> =
-        snapshot.addresses.iter().map(|ip| NodeAddress { type_: "InternalIP".into(), address: ip.to_string() }).collect();
-    addresses.push(NodeAddress { type_: "Hostname".into(), address: snapshot.hostname.to_owned() });
+    let mut addresses: Vec<NodeAddress> = snapshot
+        .addresses
+        .iter()
+        .map(|ip| NodeAddress {
+            type_: "InternalIP".into(),
+            address: ip.to_string(),
+        })
+        .collect();
+    addresses.push(NodeAddress {
+        type_: "Hostname".into(),
+        address: snapshot.hostname.to_owned(),
+    });
     let machine = snapshot.machine;
     NodeStatus {
         allocatable: Some(allocatable(&capacity, snapshot.config)),
@@ -199,7 +277,9 @@ pub fn status(snapshot: &Snapshot<'_>) -> NodeStatus {
         addresses: Some(addresses),
         conditions: Some(conditions(snapshot.health, snapshot.now)),
         daemon_endpoints: Some(NodeDaemonEndpoints {
-            kubelet_endpoint: Some(DaemonEndpoint { port: i32::from(snapshot.config.port) }),
+            kubelet_endpoint: Some(DaemonEndpoint {
+                port: i32::from(snapshot.config.port),
+            }),
         }),
         node_info: Some(NodeSystemInfo {
             architecture: machine.architecture.clone(),
@@ -211,15 +291,25 @@ pub fn status(snapshot: &Snapshot<'_>) -> NodeStatus {
             machine_id: machine.machine_id.clone(),
             operating_system: "linux".into(),
             os_image: machine.os_image.clone(),
-            swap: (machine.swap > 0).then(|| NodeSwapStatus { capacity: i64::try_from(machine.swap).ok() }),
+            swap: (machine.swap > 0).then(|| NodeSwapStatus {
+                capacity: i64::try_from(machine.swap).ok(),
+            }),
             system_uuid: machine.system_uuid.clone(),
         }),
-        images: Some(images(snapshot.images, snapshot.config.node_status_max_images)),
+        images: Some(images(
+            snapshot.images,
+            snapshot.config.node_status_max_images,
+        )),
         declared_features: Some(DECLARED_FEATURES.iter().map(|f| (*f).to_owned()).collect()),
-        features: Some(NodeFeatures { supplemental_groups_policy: Some(true) }),
+        features: Some(NodeFeatures {
+            supplemental_groups_policy: Some(true),
+        }),
         runtime_handlers: Some(vec![NodeRuntimeHandler {
             name: Some(String::new()),
-            features: Some(NodeRuntimeHandlerFeatures { recursive_read_only_mounts: Some(true), user_namespaces: Some(false) }),
+            features: Some(NodeRuntimeHandlerFeatures {
+                recursive_read_only_mounts: Some(true),
+                user_namespaces: Some(false),
+            }),
         }]),
         ..NodeStatus::default()
     }
@@ -249,7 +339,10 @@ pub fn node(snapshot: &Snapshot<'_>) -> Node {
             )])),
             ..ObjectMeta::default()
         },
-        spec: Some(NodeSpec { taints: (!taints.is_empty()).then_some(taints), ..NodeSpec::default() }),
+        spec: Some(NodeSpec {
+            taints: (!taints.is_empty()).then_some(taints),
+            ..NodeSpec::default()
+        }),
         status: Some(status(snapshot)),
     }
 }
@@ -262,7 +355,9 @@ pub fn carry_over(new: &mut NodeStatus, old: &NodeStatus) {
         if let Some(before) = old_conditions.iter().find(|c| c.type_ == condition.type_)
             && before.status == condition.status
         {
-            condition.last_transition_time.clone_from(&before.last_transition_time);
+            condition
+                .last_transition_time
+                .clone_from(&before.last_transition_time);
         }
     }
     for before in old_conditions {
@@ -299,7 +394,13 @@ mod tests {
     use super::*;
 
     fn machine() -> Machine {
-        Machine { cpus: 2, memory: 4 << 30, disk: 100 << 30, hugepages: vec![("2Mi".into(), 0)], ..Machine::default() }
+        Machine {
+            cpus: 2,
+            memory: 4 << 30,
+            disk: 100 << 30,
+            hugepages: vec![("2Mi".into(), 0)],
+            ..Machine::default()
+        }
     }
 
     #[test]
@@ -309,20 +410,38 @@ mod tests {
         let capacity = capacity(&machine(), &config);
         let allocatable = allocatable(&capacity, &config);
         assert_eq!(allocatable["cpu"].0, "1800m");
-        assert_eq!(allocatable["memory"].0, format!("{}Ki", (4 << 20) - 100 * 1024));
-        assert_eq!(allocatable["ephemeral-storage"].0, (90u64 << 30).to_string());
+        assert_eq!(
+            allocatable["memory"].0,
+            format!("{}Ki", (4 << 20) - 100 * 1024)
+        );
+        assert_eq!(
+            allocatable["ephemeral-storage"].0,
+            (90u64 << 30).to_string()
+        );
         assert_eq!(allocatable["pods"].0, "110");
         assert_eq!(allocatable["hugepages-2Mi"].0, "0");
     }
 
     #[test]
     fn conditions_keep_their_transition_times() {
-        let (early, late): (Timestamp, Timestamp) = ("2026-01-01T00:00:00Z".parse().unwrap(), "2026-01-01T00:01:00Z".parse().unwrap());
+        let (early, late): (Timestamp, Timestamp) = (
+            "2026-01-01T00:00:00Z".parse().unwrap(),
+            "2026-01-01T00:01:00Z".parse().unwrap(),
+        );
         let foreign = condition("NetworkUnavailable", false, "X", "y", early);
-        let mut old = NodeStatus { conditions: Some(conditions(&Health::default(), early)), ..NodeStatus::default() };
+        let mut old = NodeStatus {
+            conditions: Some(conditions(&Health::default(), early)),
+            ..NodeStatus::default()
+        };
         old.conditions.as_mut().unwrap().push(foreign);
-        let health = Health { not_ready: vec!["container runtime network not ready: x".into()], ..Health::default() };
-        let mut new = NodeStatus { conditions: Some(conditions(&health, late)), ..NodeStatus::default() };
+        let health = Health {
+            not_ready: vec!["container runtime network not ready: x".into()],
+            ..Health::default()
+        };
+        let mut new = NodeStatus {
+            conditions: Some(conditions(&health, late)),
+            ..NodeStatus::default()
+        };
         carry_over(&mut new, &old);
         let got = new.conditions.clone().unwrap();
         assert_eq!(got[0].last_transition_time, Some(Time(early)));
@@ -330,7 +449,10 @@ mod tests {
         assert_eq!(got[3].reason.as_deref(), Some("KubeletNotReady"));
         assert_eq!(got[4].type_, "NetworkUnavailable");
         assert!(differs(&new, &old));
-        let mut same = NodeStatus { conditions: Some(conditions(&Health::default(), late)), ..NodeStatus::default() };
+        let mut same = NodeStatus {
+            conditions: Some(conditions(&Health::default(), late)),
+            ..NodeStatus::default()
+        };
         carry_over(&mut same, &old);
         assert!(!differs(&same, &old), "only heartbeats moved");
     }

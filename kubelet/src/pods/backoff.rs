@@ -76,7 +76,11 @@ mod tests {
         }
         assert_eq!(waits, [0, 10, 20, 40, 80, 160, 300, 300]);
         let died = clock::after(now, Duration::from_secs(601));
-        assert_eq!(backoff.wait_until(died, died, max), None, "ran for more than ten minutes");
+        assert_eq!(
+            backoff.wait_until(died, died, max),
+            None,
+            "ran for more than ten minutes"
+        );
         backoff.next(died, died, max);
         assert_eq!(backoff.delay(), INITIAL);
     }

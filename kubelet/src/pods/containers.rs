@@ -39,7 +39,9 @@ impl Item {
 
 /// All containers: init and sidecars in order, then the others, then ephemeral ones.
 pub fn of(pod: &Pod) -> Vec<Item> {
-    let Some(spec) = &pod.spec else { return Vec::new() };
+    let Some(spec) = &pod.spec else {
+        return Vec::new();
+    };
     let item = |role, list: &str, container: Container, target| Item {
         role,
         field_path: format!("spec.{list}{{{}}}", container.name),
@@ -47,12 +49,24 @@ pub fn of(pod: &Pod) -> Vec<Item> {
         target,
     };
     let init = spec.init_containers.iter().flatten().map(|c| {
-        let role = if c.restart_policy.as_deref() == Some("Always") { Role::Sidecar } else { Role::Init };
+        let role = if c.restart_policy.as_deref() == Some("Always") {
+            Role::Sidecar
+        } else {
+            Role::Init
+        };
         item(role, "initContainers", c.clone(), None)
     });
-    let apps = spec.containers.iter().map(|c| item(Role::App, "containers", c.clone(), None));
+    let apps = spec
+        .containers
+        .iter()
+        .map(|c| item(Role::App, "containers", c.clone(), None));
     let ephemeral = spec.ephemeral_containers.iter().flatten().map(|c| {
-        item(Role::Ephemeral, "ephemeralContainers", from_ephemeral(c), c.target_container_name.clone().filter(|t| !t.is_empty()))
+        item(
+            Role::Ephemeral,
+            "ephemeralContainers",
+            from_ephemeral(c),
+            c.target_container_name.clone().filter(|t| !t.is_empty()),
+        )
     });
     init.chain(apps).chain(ephemeral).collect()
 }
@@ -81,13 +95,21 @@ fn from_ephemeral(c: &EphemeralContainer) -> Container {
 
 /// The newest attempt of a container.
 pub fn latest<'a>(sandbox: Option<&'a SandboxStatus>, name: &str) -> Option<&'a ContainerStatus> {
-    sandbox?.containers.iter().filter(|c| c.container.name == name).max_by_key(|c| c.container.attempt)
+    sandbox?
+        .containers
+        .iter()
+        .filter(|c| c.container.name == name)
+        .max_by_key(|c| c.container.attempt)
 }
 
 /// The attempt before the newest.
 pub fn previous<'a>(sandbox: Option<&'a SandboxStatus>, name: &str) -> Option<&'a ContainerStatus> {
     let newest = latest(sandbox, name)?.container.attempt;
-    sandbox?.containers.iter().filter(|c| c.container.name == name && c.container.attempt < newest).max_by_key(|c| c.container.attempt)
+    sandbox?
+        .containers
+        .iter()
+        .filter(|c| c.container.name == name && c.container.attempt < newest)
+        .max_by_key(|c| c.container.attempt)
 }
 
 /// Exit code of an ended container.
@@ -112,15 +134,26 @@ pub fn restarts(pod: &Pod, item: &Item, code: i32) -> bool {
     }
     let container = &item.container;
     for rule in container.restart_policy_rules.iter().flatten() {
-        let Some(codes) = &rule.exit_codes else { continue };
+        let Some(codes) = &rule.exit_codes else {
+            continue;
+        };
         let listed = codes.values.iter().flatten().any(|v| *v == code);
-        let matches = if codes.operator == "NotIn" { !listed } else { listed };
+        let matches = if codes.operator == "NotIn" {
+            !listed
+        } else {
+            listed
+        };
         if matches && rule.action == "Restart" {
             return true;
         }
     }
     let pod_policy = pod.spec.as_ref().and_then(|s| s.restart_policy.as_deref());
-    match container.restart_policy.as_deref().or(pod_policy).unwrap_or("Always") {
+    match container
+        .restart_policy
+        .as_deref()
+        .or(pod_policy)
+        .unwrap_or("Always")
+    {
         "Never" => false,
         "OnFailure" => code != 0,
         _ => item.role == Role::App || code != 0,

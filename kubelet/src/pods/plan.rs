@@ -113,13 +113,22 @@ pub fn next(view: &View<'_>) -> Plan {
 
 fn api_statuses(memory: &Memory) -> impl Iterator<Item = &ApiContainerStatus> {
     let last = &memory.last;
-    last.init_container_statuses.iter().chain(&last.container_statuses).chain(&last.ephemeral_container_statuses).flatten()
+    last.init_container_statuses
+        .iter()
+        .chain(&last.container_statuses)
+        .chain(&last.ephemeral_container_statuses)
+        .flatten()
 }
 
 /// Exit code that the published status remembers for a container the runtime no longer has.
 fn remembered_exit(memory: &Memory, name: &str) -> Option<i32> {
     let status = api_statuses(memory).find(|s| s.name == name)?;
-    status.state.as_ref()?.terminated.as_ref().map(|t| t.exit_code)
+    status
+        .state
+        .as_ref()?
+        .terminated
+        .as_ref()
+        .map(|t| t.exit_code)
 }
 
 /// The attempt that a start would be: one more than the newest known.
@@ -130,7 +139,9 @@ pub fn next_attempt(memory: &Memory, sandbox: Option<&SandboxStatus>, name: &str
     });
     let remembered = api_statuses(memory).find(|s| s.name == name).map(|s| {
         let ran = s.container_id.as_ref().is_some_and(|id| !id.is_empty())
-            || s.last_state.as_ref().is_some_and(|l| l.terminated.is_some());
+            || s.last_state
+                .as_ref()
+                .is_some_and(|l| l.terminated.is_some());
         u32::try_from(s.restart_count).unwrap_or(0) + u32::from(ran)
     });
     match (found, remembered) {
@@ -154,18 +165,28 @@ pub fn finished(view: &View<'_>) -> bool {
             None => remembered_exit(view.memory, item.name()),
         }
     };
-    let init_failed = view.items.iter().filter(|i| i.role == Role::Init).any(|item| {
-        ended(item).is_some_and(|code| code != 0 && !containers::restarts(view.pod, item, code))
-    });
+    let init_failed = view
+        .items
+        .iter()
+        .filter(|i| i.role == Role::Init)
+        .any(|item| {
+            ended(item).is_some_and(|code| code != 0 && !containers::restarts(view.pod, item, code))
+        });
     if init_failed {
         return true;
     }
     let mut apps = view.items.iter().filter(|i| i.role == Role::App).peekable();
-    apps.peek().is_some() && apps.all(|item| ended(item).is_some_and(|code| !containers::restarts(view.pod, item, code)))
+    apps.peek().is_some()
+        && apps
+            .all(|item| ended(item).is_some_and(|code| !containers::restarts(view.pod, item, code)))
 }
 
 fn running(view: &View<'_>, plan: &mut Plan) {
-    let spec_deadline = view.pod.spec.as_ref().and_then(|s| s.active_deadline_seconds);
+    let spec_deadline = view
+        .pod
+        .spec
+        .as_ref()
+        .and_then(|s| s.active_deadline_seconds);
     if let Some(seconds) = spec_deadline.and_then(|s| u64::try_from(s).ok()) {
         let at = clock::after(view.memory.start_time, Duration::from_secs(seconds));
         if at <= view.now {
@@ -200,42 +221,73 @@ fn prepare(view: &View<'_>, sandbox: bool, plan: &mut Plan) {
         plan.wake_at(at);
         return;
     }
-    let host_network = view.pod.spec.as_ref().and_then(|s| s.host_network).unwrap_or(false);
+    let host_network = view
+        .pod
+        .spec
+        .as_ref()
+        .and_then(|s| s.host_network)
+        .unwrap_or(false);
     if sandbox && !view.network_ready && !host_network {
         plan.step(Step::WaitForNetwork);
         return;
     }
-    plan.step(Step::Prepare { volumes: !view.memory.volumes_ready, sandbox });
+    plan.step(Step::Prepare {
+        volumes: !view.memory.volumes_ready,
+        sandbox,
+    });
 }
 
 fn grace(view: &View<'_>) -> Duration {
-    let seconds = view.pod.spec.as_ref().and_then(|s| s.termination_grace_period_seconds).unwrap_or(30);
+    let seconds = view
+        .pod
+        .spec
+        .as_ref()
+        .and_then(|s| s.termination_grace_period_seconds)
+        .unwrap_or(30);
     Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
 }
 
 fn stop(view: &View<'_>, status: &ContainerStatus, grace: Duration, plan: &mut Plan) {
     let deadline = clock::after(view.now, grace);
-    plan.step(Step::Stop { container: status.container.clone(), grace, deadline });
+    plan.step(Step::Stop {
+        container: status.container.clone(),
+        grace,
+        deadline,
+    });
 }
 
 /// Stops of containers that probes or changed specs have doomed.
 fn stops_only(view: &View<'_>, sandbox: &SandboxStatus, plan: &mut Plan) {
     for item in view.items {
         let progress = progress_of(view.memory, item.name());
-        let Some(status) = containers::latest(Some(sandbox), item.name()).filter(|s| containers::running(s)) else { continue };
+        let Some(status) =
+            containers::latest(Some(sandbox), item.name()).filter(|s| containers::running(s))
+        else {
+            continue;
+        };
         if let (Some(doom), None) = (&progress.doom, progress.stopping) {
-            stop(view, status, doom.grace.unwrap_or_else(|| grace(view)), plan);
+            stop(
+                view,
+                status,
+                doom.grace.unwrap_or_else(|| grace(view)),
+                plan,
+            );
         }
     }
 }
 
 /// Whether init containers have all been passed in this sandbox.
 pub fn initialized(items: &[Item], sandbox: Option<&SandboxStatus>, memory: &Memory) -> bool {
-    if items.iter().any(|i| i.role == Role::App && containers::latest(sandbox, i.name()).is_some()) {
+    if items
+        .iter()
+        .any(|i| i.role == Role::App && containers::latest(sandbox, i.name()).is_some())
+    {
         return true;
     }
     items.iter().all(|item| match item.role {
-        Role::Init => containers::latest(sandbox, item.name()).and_then(containers::exit_code) == Some(0),
+        Role::Init => {
+            containers::latest(sandbox, item.name()).and_then(containers::exit_code) == Some(0)
+        }
         Role::Sidecar => started(item, sandbox, memory),
         Role::App | Role::Ephemeral => true,
     })
@@ -243,9 +295,16 @@ pub fn initialized(items: &[Item], sandbox: Option<&SandboxStatus>, memory: &Mem
 
 /// Whether a container runs, its postStart hook is done and its startup probe, if any, has succeeded.
 pub fn started(item: &Item, sandbox: Option<&SandboxStatus>, memory: &Memory) -> bool {
-    let Some(status) = containers::latest(sandbox, item.name()).filter(|s| containers::running(s)) else { return false };
+    let Some(status) = containers::latest(sandbox, item.name()).filter(|s| containers::running(s))
+    else {
+        return false;
+    };
     let progress = progress_of(memory, item.name());
-    let hook = item.container.lifecycle.as_ref().is_some_and(|l| l.post_start.is_some());
+    let hook = item
+        .container
+        .lifecycle
+        .as_ref()
+        .is_some_and(|l| l.post_start.is_some());
     if hook && progress.busy && progress.post_started != Some(status.container.attempt) {
         return false;
     }
@@ -255,7 +314,11 @@ pub fn started(item: &Item, sandbox: Option<&SandboxStatus>, memory: &Memory) ->
 fn containers_of_running_pod(view: &View<'_>, sandbox: &SandboxStatus, plan: &mut Plan) {
     stops_only(view, sandbox, plan);
     let passed = initialized(view.items, Some(sandbox), view.memory);
-    for item in view.items.iter().filter(|i| matches!(i.role, Role::Init | Role::Sidecar)) {
+    for item in view
+        .items
+        .iter()
+        .filter(|i| matches!(i.role, Role::Init | Role::Sidecar))
+    {
         let status = containers::latest(Some(sandbox), item.name());
         let code = status.and_then(containers::exit_code);
         if item.role == Role::Init {
@@ -283,13 +346,15 @@ fn containers_of_running_pod(view: &View<'_>, sandbox: &SandboxStatus, plan: &mu
                     break;
                 }
             }
-            Some(ContainerState::Exited { exit_code, .. }) if !containers::restarts(view.pod, item, *exit_code) => {}
+            Some(ContainerState::Exited { exit_code, .. })
+                if !containers::restarts(view.pod, item, *exit_code) => {}
             _ => start(view, sandbox, item, plan),
         }
     }
     for item in view.items.iter().filter(|i| i.role == Role::Ephemeral) {
         let ended_before = remembered_exit(view.memory, item.name()).is_some();
-        let unstarted = containers::latest(Some(sandbox), item.name()).is_none_or(|s| s.state == ContainerState::Created);
+        let unstarted = containers::latest(Some(sandbox), item.name())
+            .is_none_or(|s| s.state == ContainerState::Created);
         if unstarted && !ended_before {
             start(view, sandbox, item, plan);
         }
@@ -303,10 +368,15 @@ fn start(view: &View<'_>, sandbox: &SandboxStatus, item: &Item, plan: &mut Plan)
     }
     if let Some(status) = containers::latest(Some(sandbox), item.name())
         && let ContainerState::Exited { finished_at, .. } = status.state
-        && let Some(until) = progress.backoff.wait_until(finished_at, view.now, view.max_backoff)
+        && let Some(until) = progress
+            .backoff
+            .wait_until(finished_at, view.now, view.max_backoff)
     {
         if progress.backoff_told != Some(finished_at) {
-            plan.step(Step::BackOff { name: item.name().to_owned(), since: finished_at });
+            plan.step(Step::BackOff {
+                name: item.name().to_owned(),
+                since: finished_at,
+            });
         }
         plan.wake_at(until);
         return;
@@ -328,13 +398,22 @@ fn start(view: &View<'_>, sandbox: &SandboxStatus, item: &Item, plan: &mut Plan)
 }
 
 fn terminating(view: &View<'_>, deadline: Timestamp, plan: &mut Plan) {
-    let alive = |item: &Item| containers::latest(view.sandbox, item.name()).filter(|s| containers::running(s));
+    let alive = |item: &Item| {
+        containers::latest(view.sandbox, item.name()).filter(|s| containers::running(s))
+    };
     let left = clock::until(view.now, deadline);
     let mut kill = |item: &Item, status: &ContainerStatus| {
         let progress = progress_of(view.memory, item.name());
         // A kill under way is repeated only when the grace was shortened.
-        if progress.stopping.is_none_or(|until| clock::until(deadline, until) > Duration::from_secs(1)) {
-            plan.step(Step::Stop { container: status.container.clone(), grace: left, deadline });
+        if progress
+            .stopping
+            .is_none_or(|until| clock::until(deadline, until) > Duration::from_secs(1))
+        {
+            plan.step(Step::Stop {
+                container: status.container.clone(),
+                grace: left,
+                deadline,
+            });
         }
     };
     let mut waiting = false;
@@ -355,7 +434,10 @@ fn terminating(view: &View<'_>, deadline: Timestamp, plan: &mut Plan) {
     }
     let busy = view.memory.progress.values().any(|p| p.busy);
     if waiting {
-        plan.wake_at(clock::after(deadline, Duration::from_secs(1)).max(clock::after(view.now, Duration::from_secs(1))));
+        plan.wake_at(
+            clock::after(deadline, Duration::from_secs(1))
+                .max(clock::after(view.now, Duration::from_secs(1))),
+        );
     } else if !busy {
         plan.step(Step::TearDown);
     }

@@ -31,7 +31,11 @@ impl Qos {
 
 fn containers(pod: &Pod) -> impl Iterator<Item = &Container> {
     let spec = pod.spec.as_ref();
-    spec.into_iter().flat_map(|s| s.containers.iter().chain(s.init_containers.iter().flatten()))
+    spec.into_iter().flat_map(|s| {
+        s.containers
+            .iter()
+            .chain(s.init_containers.iter().flatten())
+    })
 }
 
 fn sidecar(container: &Container) -> bool {
@@ -40,15 +44,20 @@ fn sidecar(container: &Container) -> bool {
 
 /// The QoS class of a pod.
 pub fn qos(pod: &Pod) -> Qos {
-    let requirements: Vec<Option<&ResourceRequirements>> = match pod.spec.as_ref().and_then(|s| s.resources.as_ref()) {
-        Some(pod_level) if pod_level.requests.is_some() || pod_level.limits.is_some() => vec![Some(pod_level)],
-        _ => containers(pod).map(|c| c.resources.as_ref()).collect(),
-    };
+    let requirements: Vec<Option<&ResourceRequirements>> =
+        match pod.spec.as_ref().and_then(|s| s.resources.as_ref()) {
+            Some(pod_level) if pod_level.requests.is_some() || pod_level.limits.is_some() => {
+                vec![Some(pod_level)]
+            }
+            _ => containers(pod).map(|c| c.resources.as_ref()).collect(),
+        };
     let mut any = false;
     let mut guaranteed = true;
     for requirements in requirements {
         for name in ["cpu", "memory"] {
-            let read = |list: Option<&quantity::ResourceList>| quantity::milli_value(list, name).filter(|v| *v > 0);
+            let read = |list: Option<&quantity::ResourceList>| {
+                quantity::milli_value(list, name).filter(|v| *v > 0)
+            };
             let limit = read(requirements.and_then(|r| r.limits.as_ref()));
             let request = read(requirements.and_then(|r| r.requests.as_ref())).or(limit);
             any |= limit.is_some() || request.is_some();
@@ -64,7 +73,13 @@ pub fn qos(pod: &Pod) -> Qos {
 
 /// CPU shares of a request in thousandths.
 pub fn shares(millis: i64) -> u64 {
-    if millis <= 0 { 2 } else { u64::try_from(millis * 1024 / 1000).unwrap_or(0).clamp(2, 262_144) }
+    if millis <= 0 {
+        2
+    } else {
+        u64::try_from(millis * 1024 / 1000)
+            .unwrap_or(0)
+            .clamp(2, 262_144)
+    }
 }
 
 /// CFS quota of a limit in thousandths.
@@ -74,7 +89,12 @@ pub fn quota(millis: i64, period: u64) -> Option<i64> {
 
 /// `oom_score_adj` of a container, by upstream's formula.
 pub fn oom_score(pod: &Pod, container: &Container, node_memory: u64) -> i32 {
-    if pod.spec.as_ref().and_then(|s| s.priority).is_some_and(|p| p >= 2_000_000_000) {
+    if pod
+        .spec
+        .as_ref()
+        .and_then(|s| s.priority)
+        .is_some_and(|p| p >= 2_000_000_000)
+    {
         return -997;
     }
     match qos(pod) {
@@ -92,11 +112,18 @@ pub fn oom_score(pod: &Pod, container: &Container, node_memory: u64) -> i32 {
 
 fn requirement(container: &Container, name: &str, millis: bool) -> (Option<i64>, Option<i64>) {
     let read = |list: Option<&quantity::ResourceList>| {
-        if millis { quantity::milli_value(list, name) } else { quantity::value(list, name) }
+        if millis {
+            quantity::milli_value(list, name)
+        } else {
+            quantity::value(list, name)
+        }
     };
     let resources = container.resources.as_ref();
     let limit = read(resources.and_then(|r| r.limits.as_ref()));
-    (read(resources.and_then(|r| r.requests.as_ref())).or(limit), limit)
+    (
+        read(resources.and_then(|r| r.requests.as_ref())).or(limit),
+        limit,
+    )
 }
 
 fn memory_request(container: &Container) -> Option<i64> {
@@ -108,7 +135,9 @@ pub fn of_container(pod: &Pod, container: &Container, settings: &Settings) -> Re
     let (cpu_request, cpu_limit) = requirement(container, "cpu", true);
     let (_, memory_limit) = requirement(container, "memory", false);
     let period = u64::try_from(settings.cfs_period.as_micros()).unwrap_or(100_000);
-    let quota = cpu_limit.filter(|_| settings.cfs_quota).and_then(|m| quota(m, period));
+    let quota = cpu_limit
+        .filter(|_| settings.cfs_quota)
+        .and_then(|m| quota(m, period));
     Resources {
         cpu_shares: Some(shares(cpu_request.unwrap_or(0))),
         cpu_quota: quota,
@@ -136,11 +165,21 @@ pub struct Settings {
 pub fn pod_request(pod: &Pod, name: &str) -> i64 {
     let millis = name == "cpu";
     let read = |list: Option<&quantity::ResourceList>| {
-        (if millis { quantity::milli_value(list, name) } else { quantity::value(list, name) }).unwrap_or(0)
+        (if millis {
+            quantity::milli_value(list, name)
+        } else {
+            quantity::value(list, name)
+        })
+        .unwrap_or(0)
     };
     let Some(spec) = &pod.spec else { return 0 };
     let overhead = read(spec.overhead.as_ref());
-    if let Some(level) = spec.resources.as_ref().and_then(|r| r.requests.as_ref()).filter(|r| r.contains_key(name)) {
+    if let Some(level) = spec
+        .resources
+        .as_ref()
+        .and_then(|r| r.requests.as_ref())
+        .filter(|r| r.contains_key(name))
+    {
         return read(Some(level)) + overhead;
     }
     let of = |c: &Container| requirement(c, name, millis).0.unwrap_or(0);
@@ -162,14 +201,34 @@ pub fn pod_request(pod: &Pod, name: &str) -> i64 {
 fn pod_limit(pod: &Pod, name: &str) -> Option<i64> {
     let millis = name == "cpu";
     let spec = pod.spec.as_ref()?;
-    let level = spec.resources.as_ref().and_then(|r| r.limits.as_ref()).filter(|l| l.contains_key(name));
+    let level = spec
+        .resources
+        .as_ref()
+        .and_then(|r| r.limits.as_ref())
+        .filter(|l| l.contains_key(name));
     if let Some(level) = level {
-        return if millis { quantity::milli_value(Some(level), name) } else { quantity::value(Some(level), name) };
+        return if millis {
+            quantity::milli_value(Some(level), name)
+        } else {
+            quantity::value(Some(level), name)
+        };
     }
     let of = |c: &Container| requirement(c, name, millis).1.filter(|l| *l > 0);
     let running: Option<i64> = spec.containers.iter().map(of).sum();
-    let sidecars: Option<i64> = spec.init_containers.iter().flatten().filter(|c| sidecar(c)).map(of).sum();
-    let peak = spec.init_containers.iter().flatten().filter(|c| !sidecar(c)).map(of).collect::<Option<Vec<_>>>()?;
+    let sidecars: Option<i64> = spec
+        .init_containers
+        .iter()
+        .flatten()
+        .filter(|c| sidecar(c))
+        .map(of)
+        .sum();
+    let peak = spec
+        .init_containers
+        .iter()
+        .flatten()
+        .filter(|c| !sidecar(c))
+        .map(of)
+        .collect::<Option<Vec<_>>>()?;
     Some((running? + sidecars?).max(peak.into_iter().max().unwrap_or(0)))
 }
 
@@ -177,9 +236,15 @@ fn pod_limit(pod: &Pod, name: &str) -> Option<i64> {
 pub fn of_pod(pod: &Pod, settings: &Settings) -> Resources {
     let period = u64::try_from(settings.cfs_period.as_micros()).unwrap_or(100_000);
     let class = qos(pod);
-    let quota = pod_limit(pod, "cpu").filter(|_| settings.cfs_quota && class != Qos::BestEffort).and_then(|m| quota(m, period));
+    let quota = pod_limit(pod, "cpu")
+        .filter(|_| settings.cfs_quota && class != Qos::BestEffort)
+        .and_then(|m| quota(m, period));
     Resources {
-        cpu_shares: Some(if class == Qos::BestEffort { 2 } else { shares(pod_request(pod, "cpu")) }),
+        cpu_shares: Some(if class == Qos::BestEffort {
+            2
+        } else {
+            shares(pod_request(pod, "cpu"))
+        }),
         cpu_quota: quota,
         cpu_period: quota.map(|_| period),
         memory_limit: pod_limit(pod, "memory").filter(|_| class != Qos::BestEffort),
@@ -203,24 +268,53 @@ mod tests {
     use serde_json::json;
 
     fn pod(containers: serde_json::Value, init: serde_json::Value) -> Pod {
-        serde_json::from_value(json!({"spec": {"containers": containers, "initContainers": init}})).unwrap()
+        serde_json::from_value(json!({"spec": {"containers": containers, "initContainers": init}}))
+            .unwrap()
     }
 
-    const SETTINGS: Settings = Settings { cfs_quota: true, cfs_period: Duration::from_millis(100), node_memory: 4 << 30, pids: -1 };
+    const SETTINGS: Settings = Settings {
+        cfs_quota: true,
+        cfs_period: Duration::from_millis(100),
+        node_memory: 4 << 30,
+        pids: -1,
+    };
 
     #[test]
     fn classes() {
         let best = pod(json!([{"name": "a"}]), json!([]));
-        let burst = pod(json!([{"name": "a", "resources": {"requests": {"cpu": "100m"}}}]), json!([]));
-        let full = pod(json!([{"name": "a", "resources": {"limits": {"cpu": "1", "memory": "1Gi"}}}]), json!([]));
-        assert_eq!((qos(&best), qos(&burst), qos(&full)), (Qos::BestEffort, Qos::Burstable, Qos::Guaranteed));
+        let burst = pod(
+            json!([{"name": "a", "resources": {"requests": {"cpu": "100m"}}}]),
+            json!([]),
+        );
+        let full = pod(
+            json!([{"name": "a", "resources": {"limits": {"cpu": "1", "memory": "1Gi"}}}]),
+            json!([]),
+        );
+        assert_eq!(
+            (qos(&best), qos(&burst), qos(&full)),
+            (Qos::BestEffort, Qos::Burstable, Qos::Guaranteed)
+        );
         assert_eq!(cgroup(&burst, "u"), "burstable/podu");
         assert_eq!(of_pod(&best, &SETTINGS).cpu_shares, Some(2));
         let resources = of_container(&full, &full.spec.as_ref().unwrap().containers[0], &SETTINGS);
-        assert_eq!((resources.cpu_shares, resources.cpu_quota, resources.memory_limit), (Some(1024), Some(100_000), Some(1 << 30)));
+        assert_eq!(
+            (
+                resources.cpu_shares,
+                resources.cpu_quota,
+                resources.memory_limit
+            ),
+            (Some(1024), Some(100_000), Some(1 << 30))
+        );
         assert_eq!(resources.oom_score_adj, Some(-997));
-        let one_limited = pod(json!([{"name": "a", "resources": {"limits": {"memory": "1Gi"}}}, {"name": "b"}]), json!([]));
-        assert_eq!(of_pod(&one_limited, &SETTINGS).memory_limit, None, "one container is unlimited");
+        let one_limited = pod(
+            json!([{"name": "a", "resources": {"limits": {"memory": "1Gi"}}}, {"name": "b"}]),
+            json!([]),
+        );
+        assert_eq!(
+            of_pod(&one_limited, &SETTINGS).memory_limit,
+            None,
+            "one container is unlimited"
+        );
     }
 
     #[test]

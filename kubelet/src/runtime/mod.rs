@@ -369,7 +369,9 @@ pub struct RegistryAuth {
 
 impl std::fmt::Debug for RegistryAuth {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RegistryAuth").field("registry", &self.registry).finish_non_exhaustive()
+        f.debug_struct("RegistryAuth")
+            .field("registry", &self.registry)
+            .finish_non_exhaustive()
     }
 }
 
@@ -432,11 +434,18 @@ pub trait Runtime: Send + Sync + 'static {
     /// Removes an ended container and its rootfs (not its log).
     async fn remove_container(&self, container: &ContainerRef) -> Result<()>;
     /// Changes limits in place.
-    async fn update_resources(&self, container: &ContainerRef, resources: &Resources) -> Result<()>;
+    async fn update_resources(&self, container: &ContainerRef, resources: &Resources)
+    -> Result<()>;
     /// Runs a command in a running container.
     async fn exec(&self, container: &ContainerRef, request: &ExecRequest) -> Result<Session>;
     /// Attaches to the container's own streams.
-    async fn attach(&self, container: &ContainerRef, stdin: bool, stdout: bool, stderr: bool) -> Result<Session>;
+    async fn attach(
+        &self,
+        container: &ContainerRef,
+        stdin: bool,
+        stdout: bool,
+        stderr: bool,
+    ) -> Result<Session>;
     /// Connects to a TCP port inside the pod's network namespace, for port-forward and probes.
     async fn dial(&self, pod_uid: &str, port: u16) -> Result<tokio::net::TcpStream>;
     /// Makes the shim reopen the container's log file after it was rotated.

@@ -1,0 +1,850 @@
+//! The runtime itself: [`Runtime`] over shims, layouts, cgroups and the network.
+
+use std::collections::{BTreeSet, HashMap};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use keelson_image::{Limits, Registries, Store};
+use keelson_shim::{Exec, Overlay, Request, SANDBOX, Start, Stream, User};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use parking_lot::Mutex;
+use tokio::sync::{broadcast, oneshot};
+
+use super::cgroup::Hierarchies;
+use super::config::Config;
+use super::images::image_ref;
+use super::layout::{ContainerFile, Layout, SandboxFile, file_name, shim_id, write_json};
+use super::sandbox::{Sandbox, bury, other, refused};
+use super::spawn::Program;
+use super::spec::{self, Surroundings};
+use super::{host, signal};
+use crate::runtime::{
+    ContainerRef, ContainerSpec, ContainerState, ContainerStatus, ExecRequest, Resources, Result,
+    Runtime, RuntimeError, RuntimeEvent, SandboxSpec, SandboxStatus, Session, Usage,
+};
+
+/// cgroup of the shims themselves, beside the pods'.
+const SHIMS: &str = "shims";
+/// cgroup of the pods.
+const PODS: &str = "kubepods";
+
+/// Containers by shims, libcontainer, overlayfs and a bridge.
+#[derive(Clone)]
+pub struct KeelsonRuntime {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    config: Config,
+    layout: Layout,
+    hierarchies: Hierarchies,
+    images: Store,
+    program: Program,
+    possible: BTreeSet<String>,
+    lowest_oom_score: i32,
+    sandboxes: Mutex<HashMap<String, Arc<Sandbox>>>,
+    /// One change of a pod's sandbox at a time.
+    locks: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    events: broadcast::Sender<RuntimeEvent>,
+}
+
+impl KeelsonRuntime {
+    /// Opens the directories and finds the sandboxes that outlived the last kubelet.
+    pub async fn start(config: Config) -> Result<Self> {
+        let registries = Registries {
+            mirrors: config.mirrors.clone(),
+            ..Registries::default()
+        };
+        let images = Store::with(&config.image_root, registries, Limits::default())?;
+        let layout = Layout::new(&config.state_dir, &config.container_root).map_err(other)?;
+        let hierarchies = Hierarchies::detect().map_err(other)?;
+        let program = Program::load(&config.shim)
+            .map_err(|error| RuntimeError::Other(format!("{}: {error}", config.shim.display())))?;
+        let possible = host::capabilities().map_err(other)?;
+        let lowest_oom_score = host::lowest_oom_score(&possible);
+        for cgroup in [SHIMS, PODS] {
+            hierarchies
+                .create(
+                    &format!("{}/{cgroup}", config.cgroup_root),
+                    &Resources::default(),
+                )
+                .map_err(other)?;
+        }
+        let (events, _) = broadcast::channel(1024);
+        let inner = Inner {
+            config,
+            layout,
+            hierarchies,
+            images,
+            program,
+            possible,
+            lowest_oom_score,
+            sandboxes: Mutex::default(),
+            locks: Mutex::default(),
+            events,
+        };
+        let runtime = Self {
+            inner: Arc::new(inner),
+        };
+        runtime.recover().await?;
+        Ok(runtime)
+    }
+
+    /// The image store.
+    pub fn images(&self) -> &Store {
+        &self.inner.images
+    }
+
+    /// Connects to living shims, and ends what dead ones left.
+    async fn recover(&self) -> Result<()> {
+        let inner = &self.inner;
+        let mut writable = BTreeSet::new();
+        for uid in inner.layout.pod_uids().map_err(other)? {
+            let Some(file) = inner.layout.read_sandbox(&uid).map_err(other)? else {
+                // A crash in the middle of making it: nobody knows of it.
+                self.discard(&uid).await;
+                continue;
+            };
+            for container in inner.layout.containers(&uid).map_err(other)? {
+                writable.insert(container.id);
+            }
+            match self.connect(file.clone()).await {
+                Ok(sandbox) => drop(inner.sandboxes.lock().insert(uid, sandbox)),
+                Err(error) => {
+                    tracing::info!(pod = %file.name, %error, "a pod's shim is gone");
+                    bury(&inner.layout, &inner.hierarchies, &file).map_err(other)?;
+                }
+            }
+        }
+        for entry in std::fs::read_dir(inner.layout.writable_root())
+            .map_err(other)?
+            .flatten()
+        {
+            if !writable.contains(entry.file_name().to_string_lossy().as_ref()) {
+                std::fs::remove_dir_all(entry.path()).map_err(other)?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn connect(&self, file: SandboxFile) -> std::io::Result<Arc<Sandbox>> {
+        let inner = &self.inner;
+        Sandbox::connect(
+            inner.layout.clone(),
+            inner.hierarchies.clone(),
+            file,
+            inner.events.clone(),
+        )
+        .await
+    }
+
+    fn lock_of(&self, uid: &str) -> Arc<tokio::sync::Mutex<()>> {
+        Arc::clone(self.inner.locks.lock().entry(uid.to_owned()).or_default())
+    }
+
+    fn find(&self, uid: &str) -> Option<Arc<Sandbox>> {
+        self.inner.sandboxes.lock().get(uid).cloned()
+    }
+
+    fn get(&self, uid: &str) -> Result<Arc<Sandbox>> {
+        self.find(uid)
+            .ok_or_else(|| RuntimeError::NotFound(format!("sandbox of pod {uid}")))
+    }
+
+    fn container_file(&self, container: &ContainerRef) -> Result<ContainerFile> {
+        let missing = || RuntimeError::NotFound(format!("container {}", container.name));
+        if !file_name(&container.pod_uid) || !file_name(&container.name) {
+            return Err(missing());
+        }
+        self.inner
+            .layout
+            .read_container(container)
+            .map_err(other)?
+            .ok_or_else(missing)
+    }
+
+    fn pod_cgroup(&self, below: &str) -> String {
+        format!("{}/{PODS}/{below}", self.inner.config.cgroup_root)
+    }
+
+    fn status_of(&self, file: &SandboxFile) -> Result<SandboxStatus> {
+        let sandbox = self.find(&file.uid);
+        let ready = sandbox.as_ref().is_some_and(|sandbox| sandbox.ready());
+        let containers = self.inner.layout.containers(&file.uid).map_err(other)?;
+        let containers = containers
+            .iter()
+            .map(|container| self.inner.layout.status(&file.uid, container))
+            .collect::<std::io::Result<Vec<_>>>()
+            .map_err(other)?;
+        Ok(SandboxStatus {
+            pod: file.pod(),
+            ips: file.ips.clone(),
+            ready,
+            created_at: file.created_at,
+            netns: (ready && !file.host_network).then(|| netns(file.shim_pid)),
+            containers,
+        })
+    }
+
+    /// Makes the sandbox's directory, cgroup, shim and network.
+    async fn make_sandbox(&self, spec: &SandboxSpec) -> Result<SandboxFile> {
+        let inner = &self.inner;
+        let uid = &spec.pod.uid;
+        let failed = |error: std::io::Error| RuntimeError::Sandbox(error.to_string());
+        let directory = inner.layout.pod(uid);
+        use std::os::unix::fs::DirBuilderExt as _;
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(directory.join("containers"))
+            .map_err(failed)?;
+        std::fs::write(directory.join("hostname"), format!("{}\n", spec.hostname))
+            .map_err(failed)?;
+        let cgroup = self.pod_cgroup(&spec.cgroup);
+        inner
+            .hierarchies
+            .create(&cgroup, &spec.resources)
+            .map_err(failed)?;
+        let namespaces = spec.namespaces;
+        if !namespaces.host_ipc {
+            shared_memory(&directory.join("shm")).map_err(failed)?;
+        }
+        let sandbox = keelson_shim::Sandbox {
+            hostname: (!namespaces.host_network).then(|| spec.hostname.clone()),
+            new_network: !namespaces.host_network,
+            new_ipc: !namespaces.host_ipc,
+            shared_pid: namespaces.share_pid,
+            sysctls: sysctls(spec),
+            pause_cgroups: inner.hierarchies.directories(&cgroup),
+        };
+        write_json(&directory.join(SANDBOX), &sandbox).map_err(failed)?;
+        let shims = format!("{}/{SHIMS}", inner.config.cgroup_root);
+        let join = |pid| {
+            if let Err(error) = inner.hierarchies.join(&shims, pid) {
+                tracing::warn!(%error, "a shim stays in the kubelet's cgroup");
+            }
+        };
+        let shim_pid = inner
+            .program
+            .spawn(&directory, join)
+            .await
+            .map_err(failed)?;
+        let file = SandboxFile {
+            namespace: spec.pod.namespace.clone(),
+            name: spec.pod.name.clone(),
+            uid: uid.clone(),
+            ips: Vec::new(),
+            created_at: jiff::Timestamp::now(),
+            shim_pid,
+            host_network: namespaces.host_network,
+            host_pid: namespaces.host_pid,
+            host_ipc: namespaces.host_ipc,
+            shared_pid: namespaces.share_pid,
+            cgroup,
+            log_directory: spec.log_directory.clone(),
+            stopped: false,
+        };
+        inner.layout.write_sandbox(&file).map_err(failed)?;
+        Ok(file)
+    }
+
+    /// Ends whatever is left of a sandbox, known or not.
+    async fn discard(&self, uid: &str) {
+        let directory = self.inner.layout.pod(uid);
+        let (events, _) = tokio::sync::mpsc::unbounded_channel();
+        if let Ok(client) = super::client::Client::connect(&directory, events)
+            && let Err(failure) = client.call(Request::Stop).await
+        {
+            tracing::debug!(uid, %failure, "stop of a half-made sandbox");
+        }
+        let _ = umount2(&directory.join("shm"), MntFlags::MNT_DETACH);
+        if let Err(error) = std::fs::remove_dir_all(&directory) {
+            tracing::warn!(uid, %error, "cannot remove a half-made sandbox");
+        }
+    }
+
+    fn start_request(
+        &self,
+        spec: &ContainerSpec,
+        sandbox: &SandboxFile,
+        id: &str,
+        image: &keelson_image::Image,
+        user: String,
+    ) -> Start {
+        let inner = &self.inner;
+        let number = |id: Option<i64>| id.and_then(|id| u32::try_from(id).ok());
+        let security = &spec.security;
+        let cgroup = format!("{}/{id}", sandbox.cgroup);
+        let writable = inner.layout.writable(id);
+        Start {
+            container: shim_id(&spec.container),
+            bundle: inner.layout.bundle(&spec.container),
+            overlay: Overlay {
+                base: inner.images.root().to_owned(),
+                lower: inner.images.lower_directories(image),
+                upper: writable.join("upper"),
+                work: writable.join("work"),
+            },
+            user: User {
+                image_user: user,
+                uid: number(security.run_as_user),
+                gid: number(security.run_as_group),
+                groups: security
+                    .supplemental_groups
+                    .iter()
+                    .filter_map(|group| u32::try_from(*group).ok())
+                    .collect(),
+                strict_groups: security.strict_groups,
+                non_root: security.run_as_non_root,
+            },
+            tty: spec.tty,
+            stdin: spec.stdin,
+            stdin_once: spec.stdin_once,
+            log: sandbox.log_directory.join(&spec.log_path),
+            shared_mounts: spec
+                .mounts
+                .iter()
+                .any(|mount| mount.propagation == crate::runtime::Propagation::Bidirectional),
+            foreign_pid_namespace: sandbox.host_pid
+                || sandbox.shared_pid
+                || spec.target_container.is_some(),
+            cgroups: inner.hierarchies.directories(&cgroup),
+            oom_file: inner.hierarchies.oom_file(&cgroup),
+        }
+    }
+
+    async fn pid_namespace(
+        &self,
+        spec: &ContainerSpec,
+        sandbox: &Sandbox,
+    ) -> Result<Option<String>> {
+        if let Some(target) = &spec.target_container {
+            let file = self.container_file(target)?;
+            let status = self
+                .inner
+                .layout
+                .status(&target.pod_uid, &file)
+                .map_err(other)?;
+            return match status.state {
+                ContainerState::Running { pid, .. } => Ok(Some(format!("/proc/{pid}/ns/pid"))),
+                _ => Err(RuntimeError::Create(format!(
+                    "target container {:?} is not running",
+                    target.name
+                ))),
+            };
+        }
+        let file = sandbox.file();
+        if file.host_pid {
+            return Ok(None);
+        }
+        if !file.shared_pid {
+            return Ok(Some(String::new()));
+        }
+        let pause = sandbox.pause_pid().await.map_err(refused)?;
+        let pause = pause
+            .ok_or_else(|| RuntimeError::Create("the pod's shared PID namespace is gone".into()))?;
+        Ok(Some(format!("/proc/{pause}/ns/pid")))
+    }
+
+    async fn make_container(&self, spec: &ContainerSpec) -> Result<ContainerStatus> {
+        let inner = &self.inner;
+        let sandbox = self.get(&spec.container.pod_uid)?;
+        let created = |error: &dyn std::fmt::Display| RuntimeError::Create(error.to_string());
+        let file = sandbox.file();
+        let image = inner
+            .images
+            .find(&spec.image_id)?
+            .ok_or_else(|| RuntimeError::NotFound(format!("image {:?}", spec.image_id)))?;
+        let config = inner.images.config(&image.id)?.config;
+        let stop_signal = spec
+            .stop_signal
+            .as_deref()
+            .or(Some(config.stop_signal.as_str()))
+            .filter(|name| !name.is_empty());
+        let stop_signal = match stop_signal {
+            None => nix::libc::SIGTERM,
+            Some(name) => signal::parse(name)
+                .ok_or_else(|| created(&format!("invalid stop signal {name:?}")))?,
+        };
+        let id = host::random_id();
+        let bundle = inner.layout.bundle(&spec.container);
+        std::fs::create_dir_all(bundle.join("rootfs")).map_err(|error| created(&error))?;
+        let start = self.start_request(spec, &file, &id, &image, config.user.clone());
+        let pod = inner.layout.pod(&file.uid);
+        let around = Surroundings {
+            image: &config,
+            root: &bundle.join("rootfs"),
+            cgroup: &format!("{}/{id}", file.cgroup),
+            unified: inner.hierarchies.unified(),
+            shm: &if file.host_ipc {
+                PathBuf::from("/dev/shm")
+            } else {
+                pod.join("shm")
+            },
+            hostname: &pod.join("hostname"),
+            pid_namespace: self.pid_namespace(spec, &sandbox).await?,
+            possible: &inner.possible,
+            lowest_oom_score: inner.lowest_oom_score,
+        };
+        let json = spec::build(spec, &around).map_err(|message| created(&message))?;
+        for mount in &spec.mounts {
+            if !mount.host_path.exists() {
+                let path = mount.host_path.display();
+                return Err(created(&format!(
+                    "failed to generate container spec: stat {path}: no such file or directory"
+                )));
+            }
+        }
+        write_json(&bundle.join("config.json"), &json).map_err(|error| created(&error))?;
+        inner.images.hold(&image.id, &id, &bundle)?;
+        let container = ContainerFile {
+            id,
+            name: spec.container.name.clone(),
+            attempt: spec.container.attempt,
+            image: spec.image.clone(),
+            image_ref: image_ref(&image, &spec.image),
+            image_id: image.id,
+            stop_signal,
+            cgroup: around.cgroup.to_owned(),
+            start,
+        };
+        inner
+            .layout
+            .write_container(&spec.container, &container)
+            .map_err(|error| created(&error))?;
+        inner.layout.status(&file.uid, &container).map_err(other)
+    }
+
+    async fn clear_container(&self, container: &ContainerRef, file: &ContainerFile) -> Result<()> {
+        let inner = &self.inner;
+        if let Some(sandbox) = self
+            .find(&container.pod_uid)
+            .filter(|sandbox| sandbox.alive())
+        {
+            sandbox
+                .call(Request::Delete {
+                    container: shim_id(container),
+                })
+                .await
+                .map_err(refused)?;
+        }
+        inner
+            .hierarchies
+            .remove(&file.cgroup)
+            .await
+            .map_err(other)?;
+        inner.images.release(&file.image_id, &file.id)?;
+        let bundle = inner.layout.bundle(container);
+        // Mounted on the host only for a container with bidirectional mounts.
+        let _ = umount2(&bundle.join("rootfs"), MntFlags::MNT_DETACH);
+        let writable = inner.layout.writable(&file.id);
+        tokio::task::spawn_blocking(move || {
+            // The bundle last: what names the writable layer goes after it.
+            remove_tree(&writable).and_then(|()| remove_tree(&bundle))
+        })
+        .await
+        .map_err(other)?
+        .map_err(other)
+    }
+}
+
+fn netns(shim: i32) -> PathBuf {
+    PathBuf::from(format!("/proc/{shim}/ns/net"))
+}
+
+/// The pod's sysctls; unprivileged ports and pings are free inside a pod's own network, as CRI runtimes have it.
+fn sysctls(spec: &SandboxSpec) -> Vec<(String, String)> {
+    let mut sysctls: Vec<(String, String)> = Vec::new();
+    if !spec.namespaces.host_network {
+        for (name, value) in [
+            ("net.ipv4.ip_unprivileged_port_start", "0"),
+            ("net.ipv4.ping_group_range", "0 2147483647"),
+        ] {
+            sysctls.push((name.to_owned(), value.to_owned()));
+        }
+    }
+    for (name, value) in &spec.sysctls {
+        sysctls.retain(|(known, _)| known.replace('/', ".") != name.replace('/', "."));
+        sysctls.push((name.clone(), value.clone()));
+    }
+    sysctls
+}
+
+/// The pod's /dev/shm: 64 MiB, as CRI runtimes have it.
+fn shared_memory(path: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(path)?;
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    let mounted = std::fs::read_to_string("/proc/self/mountinfo")?
+        .lines()
+        .any(|line| {
+            line.split(' ')
+                .nth(4)
+                .is_some_and(|point| Path::new(point) == path)
+        });
+    if !mounted {
+        mount(
+            Some("shm"),
+            path,
+            Some("tmpfs"),
+            flags,
+            Some("mode=1777,size=67108864"),
+        )?;
+    }
+    Ok(())
+}
+
+fn remove_tree(path: &Path) -> std::io::Result<()> {
+    match std::fs::remove_dir_all(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(std::io::Error::new(
+            error.kind(),
+            format!("{}: {error}", path.display()),
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn session(streams: Vec<(Stream, OwnedFd)>, exit: oneshot::Receiver<i32>) -> Result<Session> {
+    let mut session = Session {
+        stdin: None,
+        stdout: None,
+        stderr: None,
+        pty: None,
+        exit,
+    };
+    for (stream, fd) in streams {
+        match stream {
+            Stream::Stdin => session.stdin = Some(fd),
+            Stream::Stdout => session.stdout = Some(fd),
+            Stream::Stderr => session.stderr = Some(fd),
+            Stream::Pty => session.pty = Some(fd),
+        }
+    }
+    Ok(session)
+}
+
+#[async_trait]
+impl Runtime for KeelsonRuntime {
+    async fn run_sandbox(&self, spec: &SandboxSpec) -> Result<SandboxStatus> {
+        let uid = &spec.pod.uid;
+        if !file_name(uid) || spec.cgroup.split('/').any(|part| !file_name(part)) {
+            return Err(RuntimeError::Sandbox(format!("invalid pod uid {uid:?}")));
+        }
+        let lock = self.lock_of(uid);
+        let _guard = lock.lock().await;
+        if let Some(sandbox) = self.find(uid) {
+            if sandbox.ready() {
+                return self.status_of(&sandbox.file());
+            }
+            return Err(RuntimeError::Sandbox(
+                "a stopped sandbox of this pod is still there".into(),
+            ));
+        }
+        let file = match self.make_sandbox(spec).await {
+            Ok(file) => file,
+            Err(error) => {
+                self.discard(uid).await;
+                return Err(error);
+            }
+        };
+        let sandbox = self
+            .connect(file.clone())
+            .await
+            .map_err(|error| RuntimeError::Sandbox(error.to_string()))?;
+        self.inner.sandboxes.lock().insert(uid.clone(), sandbox);
+        self.status_of(&file)
+    }
+
+    async fn stop_sandbox(&self, pod_uid: &str) -> Result<()> {
+        let lock = self.lock_of(pod_uid);
+        let _guard = lock.lock().await;
+        let inner = &self.inner;
+        let file = match self.find(pod_uid) {
+            Some(sandbox) => {
+                let file = sandbox.update(|file| file.stopped = true);
+                inner.layout.write_sandbox(&file).map_err(other)?;
+                if sandbox.alive() {
+                    // An error means that it is gone, which is what we want.
+                    let _ = sandbox.call(Request::Stop).await;
+                }
+                file
+            }
+            None => match inner.layout.read_sandbox(pod_uid).map_err(other)? {
+                Some(file) => file,
+                None => return Ok(()),
+            },
+        };
+        bury(&inner.layout, &inner.hierarchies, &file).map_err(other)
+    }
+
+    async fn remove_sandbox(&self, pod_uid: &str) -> Result<()> {
+        if !file_name(pod_uid) {
+            return Ok(());
+        }
+        self.stop_sandbox(pod_uid).await?;
+        let lock = self.lock_of(pod_uid);
+        let guard = lock.lock().await;
+        let inner = &self.inner;
+        inner.sandboxes.lock().remove(pod_uid);
+        for file in inner.layout.containers(pod_uid).map_err(other)? {
+            let container = ContainerRef {
+                pod_uid: pod_uid.to_owned(),
+                name: file.name.clone(),
+                attempt: file.attempt,
+            };
+            self.clear_container(&container, &file).await?;
+        }
+        if let Some(file) = inner.layout.read_sandbox(pod_uid).map_err(other)? {
+            inner
+                .hierarchies
+                .remove(&file.cgroup)
+                .await
+                .map_err(other)?;
+        }
+        let directory = inner.layout.pod(pod_uid);
+        let _ = umount2(&directory.join("shm"), MntFlags::MNT_DETACH);
+        remove_tree(&directory).map_err(other)?;
+        drop(guard);
+        inner.locks.lock().remove(pod_uid);
+        Ok(())
+    }
+
+    async fn list(&self) -> Result<Vec<SandboxStatus>> {
+        let mut found = Vec::new();
+        for uid in self.inner.layout.pod_uids().map_err(other)? {
+            found.extend(self.sandbox(&uid).await?);
+        }
+        Ok(found)
+    }
+
+    async fn sandbox(&self, pod_uid: &str) -> Result<Option<SandboxStatus>> {
+        if !file_name(pod_uid) {
+            return Ok(None);
+        }
+        let file = match self.find(pod_uid) {
+            Some(sandbox) => Some(sandbox.file()),
+            None => self.inner.layout.read_sandbox(pod_uid).map_err(other)?,
+        };
+        file.map(|file| self.status_of(&file)).transpose()
+    }
+
+    async fn create_container(&self, spec: &ContainerSpec) -> Result<ContainerStatus> {
+        if !file_name(&spec.container.name) {
+            return Err(RuntimeError::Create(format!(
+                "invalid container name {:?}",
+                spec.container.name
+            )));
+        }
+        let lock = self.lock_of(&spec.container.pod_uid);
+        let _guard = lock.lock().await;
+        if let Some(file) = self
+            .inner
+            .layout
+            .read_container(&spec.container)
+            .map_err(other)?
+        {
+            return self
+                .inner
+                .layout
+                .status(&spec.container.pod_uid, &file)
+                .map_err(other);
+        }
+        self.make_container(spec).await
+    }
+
+    async fn start_container(&self, container: &ContainerRef) -> Result<ContainerStatus> {
+        let sandbox = self.get(&container.pod_uid)?;
+        let file = self.container_file(container)?;
+        let status = self
+            .inner
+            .layout
+            .status(&container.pod_uid, &file)
+            .map_err(other)?;
+        if status.state != ContainerState::Created {
+            return Ok(status);
+        }
+        sandbox
+            .call(Request::Start(Box::new(file.start.clone())))
+            .await
+            .map_err(refused)?;
+        self.inner
+            .layout
+            .status(&container.pod_uid, &file)
+            .map_err(other)
+    }
+
+    async fn stop_container(&self, container: &ContainerRef, grace: Duration) -> Result<()> {
+        let file = match self.container_file(container) {
+            Ok(file) => file,
+            Err(RuntimeError::NotFound(_)) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let Some(sandbox) = self.find(&container.pod_uid) else {
+            return Ok(());
+        };
+        let kill = |signal, all| Request::Kill {
+            container: shim_id(container),
+            signal,
+            all,
+        };
+        let status = self
+            .inner
+            .layout
+            .status(&container.pod_uid, &file)
+            .map_err(other)?;
+        if !matches!(status.state, ContainerState::Running { .. }) {
+            return Ok(());
+        }
+        if !grace.is_zero() {
+            sandbox
+                .call(kill(file.stop_signal, false))
+                .await
+                .map_err(refused)?;
+            if sandbox
+                .wait_for_end(&self.inner.layout, container, Some(grace))
+                .await?
+            {
+                return Ok(());
+            }
+        }
+        sandbox
+            .call(kill(nix::libc::SIGKILL, true))
+            .await
+            .map_err(refused)?;
+        // The kernel does not fail to kill; a process in uninterruptible sleep only takes its time.
+        sandbox
+            .wait_for_end(&self.inner.layout, container, None)
+            .await
+            .map(drop)
+    }
+
+    async fn remove_container(&self, container: &ContainerRef) -> Result<()> {
+        let lock = self.lock_of(&container.pod_uid);
+        let _guard = lock.lock().await;
+        match self.container_file(container) {
+            Ok(file) => self.clear_container(container, &file).await,
+            Err(RuntimeError::NotFound(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn update_resources(
+        &self,
+        container: &ContainerRef,
+        resources: &Resources,
+    ) -> Result<()> {
+        let file = self.container_file(container)?;
+        self.inner
+            .hierarchies
+            .set(&file.cgroup, resources)
+            .map_err(other)
+    }
+
+    async fn exec(&self, container: &ContainerRef, request: &ExecRequest) -> Result<Session> {
+        self.container_file(container)?;
+        let exec = Exec {
+            container: shim_id(container),
+            args: request.command.clone(),
+            stdin: request.stdin,
+            stdout: request.stdout,
+            stderr: request.stderr && !request.tty,
+            tty: request.tty,
+            timeout_ms: request
+                .timeout
+                .map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)),
+        };
+        let answer = self
+            .get(&container.pod_uid)?
+            .call(Request::Exec(Box::new(exec)))
+            .await
+            .map_err(refused)?;
+        let (sender, exit) = oneshot::channel();
+        if let Some(end) = answer.end {
+            tokio::spawn(async move {
+                if let Ok(end) = end.await {
+                    let _ = sender.send(end.code);
+                }
+            });
+        }
+        let mut session = session(answer.streams, exit)?;
+        if let Some(pty) = &session.pty {
+            session.stdout = Some(pty.try_clone().map_err(other)?);
+            if request.stdin {
+                session.stdin = Some(pty.try_clone().map_err(other)?);
+            }
+        }
+        Ok(session)
+    }
+
+    async fn attach(
+        &self,
+        container: &ContainerRef,
+        stdin: bool,
+        stdout: bool,
+        stderr: bool,
+    ) -> Result<Session> {
+        let file = self.container_file(container)?;
+        let sandbox = self.get(&container.pod_uid)?;
+        let request = Request::Attach {
+            container: shim_id(container),
+            stdin,
+            stdout,
+            stderr,
+        };
+        let answer = sandbox.call(request).await.map_err(refused)?;
+        let (sender, exit) = oneshot::channel();
+        let (layout, container) = (self.inner.layout.clone(), container.clone());
+        tokio::spawn(async move {
+            if sandbox
+                .wait_for_end(&layout, &container, None)
+                .await
+                .is_ok()
+                && let Ok(status) = layout.status(&container.pod_uid, &file)
+                && let ContainerState::Exited { exit_code, .. } = status.state
+            {
+                let _ = sender.send(exit_code);
+            }
+        });
+        session(answer.streams, exit)
+    }
+
+    async fn dial(&self, pod_uid: &str, port: u16) -> Result<tokio::net::TcpStream> {
+        let file = self.get(pod_uid)?.file();
+        host::dial(netns(file.shim_pid), port)
+            .await
+            .map_err(|error| RuntimeError::Other(format!("dial tcp4 127.0.0.1:{port}: {error}")))
+    }
+
+    async fn reopen_log(&self, container: &ContainerRef) -> Result<()> {
+        let request = Request::ReopenLog {
+            container: shim_id(container),
+        };
+        self.get(&container.pod_uid)?
+            .call(request)
+            .await
+            .map(drop)
+            .map_err(refused)
+    }
+
+    async fn usage(&self, container: &ContainerRef) -> Result<Usage> {
+        let file = self.container_file(container)?;
+        self.inner
+            .hierarchies
+            .usage(&file.cgroup)
+            .map_err(|_| RuntimeError::NotFound(format!("cgroup of container {}", container.name)))
+    }
+
+    async fn pod_usage(&self, pod_uid: &str) -> Result<Usage> {
+        let file = self.get(pod_uid)?.file();
+        self.inner
+            .hierarchies
+            .usage(&file.cgroup)
+            .map_err(|_| RuntimeError::NotFound(format!("cgroup of pod {pod_uid}")))
+    }
+
+    fn events(&self) -> broadcast::Receiver<RuntimeEvent> {
+        self.inner.events.subscribe()
+    }
+}
