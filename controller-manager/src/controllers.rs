@@ -3,7 +3,7 @@
 use futures::future::BoxFuture;
 
 use crate::context::{Context, StartError};
-use crate::{deployment, endpoints, replica};
+use crate::{deployment, endpoints, namespace, pod_gc, replica, root_ca, service_account};
 
 /// What a started controller is: a task that ends when the manager stops.
 pub type Task = BoxFuture<'static, ()>;
@@ -26,6 +26,38 @@ pub struct Controller {
 
 /// All controllers.
 pub const ALL: &[Controller] = &[
+    Controller {
+        name: "serviceaccount-controller",
+        account: "service-account-controller",
+        on_by_default: true,
+        reads: &["namespaces", "serviceaccounts"],
+        owns: &["serviceaccounts:default"],
+        start: service_account::start,
+    },
+    Controller {
+        name: "root-ca-certificate-publisher-controller",
+        account: "root-ca-cert-publisher",
+        on_by_default: true,
+        reads: &["namespaces", "configmaps"],
+        owns: &["configmaps:kube-root-ca.crt"],
+        start: root_ca::start,
+    },
+    Controller {
+        name: "namespace-controller",
+        account: "namespace-controller",
+        on_by_default: true,
+        reads: &["namespaces", "pods"],
+        owns: &["namespaces/status", "namespaces/finalize"],
+        start: namespace::start,
+    },
+    Controller {
+        name: "pod-garbage-collector-controller",
+        account: "pod-garbage-collector",
+        on_by_default: true,
+        reads: &["pods", "nodes"],
+        owns: &["pods:of-gone-nodes"],
+        start: pod_gc::start,
+    },
     Controller {
         name: "endpoints-controller",
         account: "endpoint-controller",

@@ -6,6 +6,7 @@
 pub mod adoption;
 pub mod context;
 pub mod controllers;
+pub mod discovery;
 pub mod identity;
 pub mod manager;
 pub mod options;
@@ -15,4 +16,8 @@ pub mod pod_index;
 
 pub mod deployment;
 pub mod endpoints;
+pub mod namespace;
+pub mod pod_gc;
 pub mod replica;
+pub mod root_ca;
+pub mod service_account;
