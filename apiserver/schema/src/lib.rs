@@ -7,9 +7,11 @@ pub mod builtin;
 pub mod decode;
 pub mod managed_fields;
 pub mod normalise;
+pub mod openapi;
 pub mod patch;
 mod time;
 pub mod types;
+mod wire;
 
 pub use builtin::Schema;
 pub use decode::{

@@ -58,7 +58,7 @@ pub(crate) fn parse(text: &str, layout: &str) -> Result<Timestamp, String> {
             return Err(refuse(rest, "Z07:00"));
         }
         for place in 0..9 {
-            let digit = after[..end].as_bytes().get(place).map_or(0, |b| b - b'0');
+            let digit = after.as_bytes()[..end].get(place).map_or(0, |b| b - b'0');
             nanos = nanos * 10 + i32::from(digit);
         }
         rest = &after[end..];

@@ -439,11 +439,8 @@ fn renew_last_applied(object: &mut Value, config: &Value) {
     else {
         return;
     };
-    if !annotations
-        .get(LAST_APPLIED)
-        .and_then(Value::as_str)
-        .is_some_and(|text| !text.is_empty())
-    {
+    let last = annotations.get(LAST_APPLIED).and_then(Value::as_str);
+    if last.is_none_or(str::is_empty) {
         return;
     }
     let mut config = config.clone();

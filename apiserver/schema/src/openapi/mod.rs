@@ -1,0 +1,236 @@
+//! OpenAPI v3 documents (one a group-version, and their index) and the v2 document, as JSON and protobuf.
+//!
+//! They are built from the types' tables when first asked for, and kept compressed. The server lists the resources
+//! and serves the bytes.
+
+mod paths;
+mod protobuf;
+mod schemas;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Read as _, Write as _};
+use std::sync::{Arc, OnceLock};
+
+use flate2::Compression;
+use flate2::read::{GzDecoder, ZlibDecoder};
+use flate2::write::GzEncoder;
+use serde_json::{Map, Value, json};
+use sha2::{Digest as _, Sha256};
+
+use crate::Schema;
+use schemas::{Dialect, Schemas};
+
+/// Descriptions and required fields by type, gathered by the build script.
+static DESCRIPTIONS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptions.json.z"));
+
+/// A served resource.
+#[derive(Clone, Debug, Default)]
+pub struct Resource {
+    /// The API group; empty for the core group.
+    pub group: String,
+    /// The served version.
+    pub version: String,
+    /// The kind.
+    pub kind: String,
+    /// The resource: the plural in paths.
+    pub plural: String,
+    /// Whether objects live in namespaces.
+    pub namespaced: bool,
+    /// get, list, watch, create, update, patch, delete, deletecollection.
+    pub verbs: Vec<String>,
+    /// The subresources.
+    pub subresources: Vec<Subresource>,
+    /// A custom resource's own schema, with `x-kubernetes-…` markers; none for built-in kinds.
+    pub custom: Option<Arc<Value>>,
+}
+
+/// A subresource.
+#[derive(Clone, Debug, Default)]
+pub struct Subresource {
+    /// Its name in paths.
+    pub name: String,
+    /// The group of what it takes.
+    pub group: String,
+    /// The version of what it takes.
+    pub version: String,
+    /// The kind of what it takes.
+    pub kind: String,
+    /// The verbs it knows.
+    pub verbs: Vec<String>,
+}
+
+/// A document as it's served.
+#[derive(Debug)]
+pub struct Document {
+    gzip: Vec<u8>,
+    /// What identifies the content, for ETags and the index.
+    pub hash: String,
+}
+
+impl Document {
+    /// The content, compressed with gzip.
+    pub fn gzip(&self) -> &[u8] {
+        &self.gzip
+    }
+
+    /// The content as it is.
+    pub fn bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        // decompressing what was compressed here, from memory, can't fail
+        if GzDecoder::new(&self.gzip[..])
+            .read_to_end(&mut bytes)
+            .is_err()
+        {
+            bytes.clear();
+        }
+        bytes
+    }
+}
+
+/// All documents for a list of resources. When the list changes, make anew: built-in documents are cheap to rebuild,
+/// and their hashes stay.
+#[derive(Debug)]
+pub struct Documents {
+    resources: Vec<Resource>,
+    version: String,
+    v3: BTreeMap<String, OnceLock<Arc<Document>>>,
+    v2_json: OnceLock<Arc<Document>>,
+    v2_protobuf: OnceLock<Arc<Document>>,
+}
+
+impl Documents {
+    /// Documents of a server that says it is `version` and serves these resources.
+    pub fn new(version: &str, resources: Vec<Resource>) -> Documents {
+        let v3 = resources
+            .iter()
+            .map(|resource| (v3_path(&resource.group, &resource.version), OnceLock::new()))
+            .collect();
+        Documents {
+            resources,
+            version: version.to_owned(),
+            v3,
+            v2_json: OnceLock::new(),
+            v2_protobuf: OnceLock::new(),
+        }
+    }
+
+    /// The index at `/openapi/v3`.
+    pub fn v3_index(&self) -> Value {
+        let mut paths = Map::new();
+        for path in self.v3.keys() {
+            let url = format!("/openapi/v3/{path}?hash={}", self.hash(path));
+            paths.insert(path.clone(), json!({ "serverRelativeURL": url }));
+        }
+        json!({ "paths": paths })
+    }
+
+    /// The document at `/openapi/v3/<path>`, as `apis/apps/v1` or `api/v1`.
+    pub fn v3(&self, path: &str) -> Option<Arc<Document>> {
+        let slot = self.v3.get(path)?;
+        Some(slot.get_or_init(|| Arc::new(self.build_v3(path))).clone())
+    }
+
+    /// The document at `/openapi/v2`, as JSON.
+    pub fn v2_json(&self) -> Arc<Document> {
+        let build = || Arc::new(self.document("v2", self.build_v2().to_string().as_bytes()));
+        self.v2_json.get_or_init(build).clone()
+    }
+
+    /// The document at `/openapi/v2`, as `application/com.github.proto-openapi.spec.v2@v1.0+protobuf`.
+    pub fn v2_protobuf(&self) -> Arc<Document> {
+        let build = || Arc::new(self.document("v2", &protobuf::encode(&self.build_v2())));
+        self.v2_protobuf.get_or_init(build).clone()
+    }
+
+    fn document(&self, path: &str, bytes: &[u8]) -> Document {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+        // writing into memory can't fail
+        let written = encoder.write_all(bytes).and_then(|()| encoder.finish());
+        Document {
+            gzip: written.unwrap_or_default(),
+            hash: self.hash(path),
+        }
+    }
+
+    /// What a document is made of decides its hash, so that the index needs none of them built.
+    fn hash(&self, path: &str) -> String {
+        let mut hasher = Sha256::new();
+        hasher.update(self.version.as_bytes());
+        hasher.update(DESCRIPTIONS);
+        for resource in &self.resources {
+            if path == "v2" || v3_path(&resource.group, &resource.version) == path {
+                hasher.update(format!("{resource:?}").as_bytes());
+            }
+        }
+        hasher
+            .finalize()
+            .iter()
+            .map(|byte| format!("{byte:02X}"))
+            .collect()
+    }
+
+    fn build_v3(&self, path: &str) -> Document {
+        let resources: Vec<&Resource> = self
+            .resources
+            .iter()
+            .filter(|resource| v3_path(&resource.group, &resource.version) == path)
+            .collect();
+        let mut schemas = Schemas::new(Schema::builtin(), Dialect::V3, descriptions());
+        let paths = paths::paths(&resources, &mut schemas);
+        let document = json!({
+            "openapi": "3.0.0",
+            "info": { "title": "Kubernetes", "version": self.version },
+            "paths": paths,
+            "components": {
+                "schemas": schemas.finish(),
+                "securitySchemes": { "BearerToken": bearer_token() }
+            }
+        });
+        self.document(path, document.to_string().as_bytes())
+    }
+
+    fn build_v2(&self) -> Value {
+        let resources: Vec<&Resource> = self.resources.iter().collect();
+        let mut schemas = Schemas::new(Schema::builtin(), Dialect::V2, descriptions());
+        let paths = paths::paths(&resources, &mut schemas);
+        json!({
+            "swagger": "2.0",
+            "info": { "title": "Kubernetes", "version": self.version },
+            "paths": paths,
+            "definitions": schemas.finish(),
+            "securityDefinitions": { "BearerToken": bearer_token() },
+            "security": [{ "BearerToken": [] }]
+        })
+    }
+
+    /// The paths of the v3 documents, sorted.
+    pub fn group_versions(&self) -> BTreeSet<&str> {
+        self.v3.keys().map(String::as_str).collect()
+    }
+}
+
+fn bearer_token() -> Value {
+    json!({
+        "type": "apiKey", "name": "authorization", "in": "header",
+        "description": "Bearer Token authentication"
+    })
+}
+
+fn v3_path(group: &str, version: &str) -> String {
+    if group.is_empty() {
+        format!("api/{version}")
+    } else {
+        format!("apis/{group}/{version}")
+    }
+}
+
+fn descriptions() -> Map<String, Value> {
+    let mut text = Vec::new();
+    let read = ZlibDecoder::new(DESCRIPTIONS).read_to_end(&mut text);
+    let parsed = read.ok().and_then(|_| serde_json::from_slice(&text).ok());
+    // the build script wrote it; the tests read it
+    parsed.unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests;
