@@ -380,7 +380,7 @@ fn all() -> Vec<Kind> {
         cluster(CORE, "Node", "nodes", "minions", &core::node::Rules).short(&["no"]).hash("XwShjMxG9Fs=").subresources(NODES),
         namespaced(CORE, "PersistentVolumeClaim", "persistentvolumeclaims", "persistentvolumeclaims", &ReadOnly).short(&["pvc"]).hash("QWTyNDq0dC4=").subresources(&[STATUS]),
         cluster(CORE, "PersistentVolume", "persistentvolumes", "persistentvolumes", &ReadOnly).short(&["pv"]).hash("HN/zwEC+JgM=").subresources(&[STATUS]),
-        namespaced(CORE, "Pod", "pods", "pods", &ReadOnly).short(&["po"]).all().hash("xPOwRZ+Yhw8=").subresources(PODS),
+        namespaced(CORE, "Pod", "pods", "pods", &core::pod::Rules).short(&["po"]).all().hash("xPOwRZ+Yhw8=").subresources(PODS),
         namespaced(CORE, "PodTemplate", "podtemplates", "podtemplates", &ReadOnly).hash("LIXB2x4IFpk="),
         namespaced(CORE, "ReplicationController", "replicationcontrollers", "controllers", &ReadOnly).short(&["rc"]).all().hash("Jond2If31h0=").subresources(&[SCALE, STATUS]),
         namespaced(CORE, "ResourceQuota", "resourcequotas", "resourcequotas", &ReadOnly).short(&["quota"]).hash("8uhSgffRX6w=").subresources(&[STATUS]),

@@ -8,6 +8,7 @@ pub mod access;
 pub mod columns;
 pub mod kinds;
 pub mod meta;
+pub mod pod;
 pub mod print;
 pub mod rest;
 pub mod strategy;

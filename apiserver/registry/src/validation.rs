@@ -277,7 +277,7 @@ pub fn tolerations(errors: &mut ErrorList, list: &[Value], path: &Path<'_>) {
             "Exists" => {
                 if !value.is_empty() {
                     let detail = "value must be empty when `operator` is 'Exists'";
-                    errors.push(Error::invalid(&at.child("operator"), toleration, detail));
+                    errors.push(Error::invalid(&at.child("operator"), value, detail));
                 }
             }
             other => errors.push(Error::not_supported(

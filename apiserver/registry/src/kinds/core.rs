@@ -7,5 +7,6 @@ pub mod endpoints;
 pub mod event;
 pub mod namespace;
 pub mod node;
+pub mod pod;
 pub mod secret;
 pub mod service_account;

@@ -1,0 +1,104 @@
+//! Pod templates: what every workload makes pods of.
+
+use keelson_api::field::{Error, ErrorList, Path};
+use keelson_api::selector::{Labels, Selector};
+use serde::Deserialize as _;
+use serde_json::Value;
+
+use super::{Scope, defaults};
+use crate::access::{Access, part_mut};
+use crate::meta::{annotations, labels};
+
+/// Fills in a template.
+pub fn default(template: &mut Value) {
+    if let Some(spec) = part_mut(template, "spec") {
+        defaults::spec(spec);
+    }
+}
+
+/// Everything wrong with a template.
+pub fn validate(errors: &mut ErrorList, template: &Value, path: &Path<'_>) {
+    labels(
+        errors,
+        template.part("metadata.labels"),
+        &path.child("labels"),
+    );
+    annotations(
+        errors,
+        template.part("metadata.annotations"),
+        &path.child("annotations"),
+    );
+    let spec = path.child("spec");
+    super::spec(errors, template.part("spec"), Scope::Template, &spec);
+    if !template.is_blank("spec.ephemeralContainers") {
+        errors.push(Error::forbidden(
+            &spec.child("ephemeralContainers"),
+            "ephemeral containers not allowed in pod template",
+        ));
+    }
+}
+
+/// A workload's selector, which must be given, not select everything, and select the template's own pods.
+pub fn selector(errors: &mut ErrorList, spec: &Value, what: &str, path: &Path<'_>) {
+    let at = path.child("selector");
+    let own = spec.part("selector");
+    if own.is_null() {
+        errors.push(Error::required(&at, ""));
+        return;
+    }
+    crate::validation::label_selector(errors, own, &at);
+    if crate::validation::selects_everything(own) {
+        errors.push(Error::invalid(
+            &at,
+            own,
+            format!("empty selector is invalid for {what}"),
+        ));
+    }
+    let parsed = k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector::deserialize(own);
+    match parsed.map(|s| Selector::from_label_selector(Some(&s))) {
+        Ok(Ok(selector)) => matches(errors, &selector, spec, path),
+        _ => errors.push(Error::invalid(&at, own, "invalid label selector")),
+    }
+}
+
+fn matches(errors: &mut ErrorList, selector: &Selector, spec: &Value, path: &Path<'_>) {
+    struct Of<'v>(&'v Value);
+    impl Labels for Of<'_> {
+        fn label(&self, key: &str) -> Option<&str> {
+            self.0.label(key)
+        }
+    }
+    let own = spec.part("template.metadata.labels");
+    if !selector.is_empty() && !selector.matches(&Of(own)) {
+        let template = path.child("template");
+        let shown = if own.is_null() {
+            Value::Object(serde_json::Map::new())
+        } else {
+            own.clone()
+        };
+        errors.push(Error::invalid(
+            &template.child("metadata.labels"),
+            shown,
+            "`selector` does not match template `labels`",
+        ));
+    }
+}
+
+/// Templates of workloads that keep pods running restart them always.
+pub fn restarts_always(errors: &mut ErrorList, template: &Value, path: &Path<'_>) {
+    let spec = path.child("spec");
+    let policy = template.text("spec.restartPolicy");
+    if policy != "Always" {
+        errors.push(Error::not_supported(
+            &spec.child("restartPolicy"),
+            policy,
+            &["Always"],
+        ));
+    }
+    if template.has("spec.activeDeadlineSeconds") {
+        errors.push(Error::forbidden(
+            &spec.child("activeDeadlineSeconds"),
+            "activeDeadlineSeconds in this workload is not Supported",
+        ));
+    }
+}
