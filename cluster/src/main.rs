@@ -1,2 +1,159 @@
-//! cluster: see ARCHITECTURE.md.
-fn main() {}
+//! The `keelson` command line.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use keelson::failure::Failure;
+use keelson::layout::{DEFAULT_NAME, Layout};
+use keelson::{check, down, images, kubeconfig, netns, status, supervisor, support, uninstall, up};
+
+/// Keelson: a Kubernetes cluster on this machine.
+#[derive(Debug, Parser)]
+#[command(name = "keelson", version = keelson_daemon::version::GIT_VERSION)]
+struct Arguments {
+    /// Which cluster: any other than the default has folders, cgroups and a network namespace of its own.
+    #[arg(long, global = true, default_value = DEFAULT_NAME)]
+    name: String,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Bring the cluster up; a second time changes nothing.
+    Up {
+        /// Do not apply the guide's example.
+        #[arg(long)]
+        no_example: bool,
+        /// Do not touch ~/.kube/config.
+        #[arg(long)]
+        no_kubeconfig: bool,
+        /// Folder of the daemons; the folder of this program by default.
+        #[arg(long)]
+        programs: Option<PathBuf>,
+    },
+    /// Stop the daemons and all containers; what is stored stays.
+    Down,
+    /// Show what runs and whether it is healthy.
+    Status,
+    /// Look at the host: what is missing, and the command that mends it.
+    Check,
+    /// Print the administrator's kubeconfig.
+    Kubeconfig,
+    /// Images of the node's store.
+    Images {
+        #[command(subcommand)]
+        command: ImageCommand,
+    },
+    /// Run a command in the cluster's network namespace with its kubeconfig.
+    Exec {
+        /// The command.
+        #[arg(trailing_var_arg = true, required = true, allow_hyphen_values = true)]
+        command: Vec<String>,
+    },
+    /// Write an archive for a bug report, without secrets.
+    Support {
+        /// Where to.
+        #[arg(default_value = "keelson-support.tar.gz")]
+        file: PathBuf,
+    },
+    /// Stop the cluster and remove everything of it from this machine.
+    Uninstall,
+    /// Keep the daemons alive (started by `up`).
+    #[command(hide = true)]
+    Supervise,
+}
+
+#[derive(Debug, Subcommand)]
+enum ImageCommand {
+    /// Import an OCI layout or a docker archive (tar).
+    Import {
+        /// The archive.
+        archive: PathBuf,
+    },
+    /// List the images.
+    List,
+    /// Remove an image.
+    Rm {
+        /// Name or id.
+        image: String,
+    },
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!(" ✗ {error:#}");
+            match error.downcast_ref::<Failure>() {
+                Some(failure) => {
+                    eprintln!("   mend: {}", failure.mend);
+                    ExitCode::from(failure.exit_code)
+                }
+                None => ExitCode::FAILURE,
+            }
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> Result<()> {
+    let layout = Layout::new(&arguments.name)?;
+    match &arguments.command {
+        Command::Supervise => return supervisor::supervise(&layout),
+        Command::Check => return Ok(check::run(&layout)?),
+        Command::Kubeconfig => {
+            print!("{}", kubeconfig::show(&layout)?);
+            return Ok(());
+        }
+        Command::Exec { command } => return exec(&layout, command),
+        Command::Up { .. } => {
+            if let Some(failure) = check::first_failure(&layout) {
+                return Err(failure.into());
+            }
+            if let Some(name) = layout.netns() {
+                netns::ensure(&name)?;
+            }
+        }
+        _ => {}
+    }
+    // Threads inherit the namespace of the one that starts them: enter it before there are any.
+    let leaves_namespace = matches!(arguments.command, Command::Down | Command::Uninstall);
+    if let Some(name) = layout.netns().filter(|name| netns::exists(name))
+        && !leaves_namespace
+    {
+        netns::enter(&name)?;
+    }
+    keelson_daemon::install_crypto();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(async {
+        match arguments.command {
+            Command::Up { no_example, no_kubeconfig, programs } => {
+                let options = up::Options { example: !no_example, merge_kubeconfig: !no_kubeconfig, programs };
+                up::run(&layout, &options).await
+            }
+            Command::Down => down::run(&layout).await,
+            Command::Status => status::run(&layout).await,
+            Command::Images { command } => match command {
+                ImageCommand::Import { archive } => images::import(&layout, &archive).await,
+                ImageCommand::List => images::list(&layout),
+                ImageCommand::Rm { image } => images::remove(&layout, &image),
+            },
+            Command::Support { file } => support::run(&layout, &file).await,
+            Command::Uninstall => uninstall::run(&layout).await,
+            Command::Supervise | Command::Check | Command::Kubeconfig | Command::Exec { .. } => Ok(()),
+        }
+    })
+}
+
+/// Replaces this process by the command, inside the cluster's namespace.
+fn exec(layout: &Layout, command: &[String]) -> Result<()> {
+    use std::os::unix::process::CommandExt;
+    if let Some(name) = layout.netns() {
+        netns::enter(&name)?;
+    }
+    let error = std::process::Command::new(&command[0]).args(&command[1..]).env("KUBECONFIG", layout.admin_conf()).exec();
+    Err(Failure::new(format!("cannot run {}: {error}", command[0]), "check that it is on the PATH").exit(127).into())
+}

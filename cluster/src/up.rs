@@ -1,0 +1,161 @@
+//! `keelson up`: from nothing, or from whatever a previous run left, to a running, secured cluster with the guide's example.
+//!
+//! Every step finds out whether there is anything to do; a second run changes nothing and says so.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use kube::Client;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+
+use crate::certificates::Certificates;
+use crate::components::{self, Facts, Programs};
+use crate::failure::Failure;
+use crate::layout::{Layout, node_name, primary_address};
+use crate::progress::Progress;
+use crate::{addons, check, configuration, example, images, kubeconfig, netns, status, supervisor, systemd};
+
+/// How long the control plane may take to answer.
+const READY_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long the example may take to become available.
+const EXAMPLE_TIMEOUT: Duration = Duration::from_secs(180);
+
+/// What `up` is asked.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Apply the guide's example.
+    pub example: bool,
+    /// Merge the context into the caller's kubeconfig.
+    pub merge_kubeconfig: bool,
+    /// Folder of the daemons; the folder of this program when `None`.
+    pub programs: Option<PathBuf>,
+}
+
+/// A client with the administrator's certificate, from inside the cluster's network namespace if it has one.
+pub async fn client(layout: &Layout) -> Result<Client> {
+    let kubeconfig = Kubeconfig::read_from(layout.admin_conf()).map_err(|_| Failure::new("the cluster was never started", "keelson up"))?;
+    let mut config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.context("admin.conf")?;
+    config.connect_timeout = Some(Duration::from_secs(5));
+    config.read_timeout = Some(Duration::from_secs(60));
+    Client::try_from(config).context("cannot make a client")
+}
+
+/// Brings the cluster up.
+pub async fn run(layout: &Layout, options: &Options) -> Result<()> {
+    let progress = Progress::default();
+    if let Some(failure) = check::first_failure(layout) {
+        return Err(failure.into());
+    }
+    let node = if layout.is_default() { node_name() } else { format!("{}-node", layout.name) };
+    let mut changed = false;
+    let address = address(layout).await?;
+    let certificates = progress
+        .step("certificates", async { Certificates::ensure(layout, &node, &[address]).context("certificates") })
+        .await?;
+    changed |= certificates.apiserver.renewed;
+    changed |= configuration::ensure(layout, &certificates, address)?;
+    remember_sysctls(layout)?;
+    let ours = programs(options)?;
+    changed |= progress.step("images", images::ensure(layout, &ours)).await?;
+
+    let programs = Programs { ours, etcd: check::find_program("etcd").context("etcd has gone")? };
+    let rows = components::all(&Facts { layout, certificates: &certificates, programs: &programs, node: &node, address });
+    changed |= progress
+        .step("daemons", async {
+            tokio::task::block_in_place(|| if systemd::in_charge(layout) { systemd::start(&rows) } else { supervisor::start(layout, &rows) })
+        })
+        .await?;
+    let client = client(layout).await?;
+    progress.step("API server ready", wait_ready(&client, layout)).await?;
+    changed |= progress.step("cluster DNS", addons::apply(&client, addons::DNS)).await?;
+    progress.step("node ready", wait_nodes(layout)).await?;
+    if options.example {
+        let created = progress.step("the guide's example (sections 4 and 9)", example::create(&client)).await?;
+        progress.step("three replicas available", example::wait_available(&client, EXAMPLE_TIMEOUT)).await?;
+        changed |= created;
+    }
+    if options.merge_kubeconfig {
+        changed |= kubeconfig::merge(layout)?;
+        progress.done(&format!("context {} in the kubeconfig", layout.context()));
+    }
+    if changed {
+        println!("The cluster is up. Try:\n\n  kubectl get pods -o wide\n  kubectl port-forward svc/api-service 8080:3000\n");
+    } else {
+        println!("The cluster was up already; nothing was changed.");
+    }
+    Ok(())
+}
+
+/// The node's address: the host's primary one, or the one of the cluster's namespace, which this process enters too.
+async fn address(layout: &Layout) -> Result<IpAddr> {
+    match layout.netns() {
+        // `main` entered the namespace before the runtime started its threads.
+        Some(_) => Ok(netns::NODE_ADDRESS.into()),
+        None => primary_address()
+            .ok_or_else(|| Failure::new("this host has no address but loopback, and pods need one of the node", "ip address; ip route").into()),
+    }
+}
+
+fn programs(options: &Options) -> Result<PathBuf> {
+    let folder = match &options.programs {
+        Some(folder) => folder.clone(),
+        None => std::env::current_exe()?.parent().map(Path::to_path_buf).context("this program is in no folder")?,
+    };
+    for name in ["kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "keelson-shim", "kube-proxy", "keelson-dns", "example-api"] {
+        if !folder.join(name).is_file() {
+            return Err(Failure::new(format!("{} is missing", folder.join(name).display()), "make build").into());
+        }
+    }
+    Ok(folder)
+}
+
+/// Records, once, what the daemons will change in `/proc/sys`, for `uninstall` to set back.
+fn remember_sysctls(layout: &Layout) -> Result<()> {
+    let file = layout.state().join("sysctls.json");
+    if !layout.is_default() || file.exists() {
+        return Ok(());
+    }
+    let mut before = BTreeMap::new();
+    for path in ["/proc/sys/net/ipv4/ip_forward", "/proc/sys/net/ipv6/conf/all/forwarding", "/proc/sys/net/bridge/bridge-nf-call-iptables"] {
+        if let Ok(value) = std::fs::read_to_string(path) {
+            before.insert(path, value);
+        }
+    }
+    keelson_pki::file::write(&file, &serde_json::to_vec(&before)?, 0o644)?;
+    Ok(())
+}
+
+async fn wait_ready(client: &Client, layout: &Layout) -> Result<()> {
+    let deadline = tokio::time::Instant::now() + READY_TIMEOUT;
+    loop {
+        let answer = client.request_text(http::Request::get("/readyz").body(Vec::new())?).await;
+        match answer {
+            Ok(text) if text == "ok" => return Ok(()),
+            _ if tokio::time::Instant::now() < deadline => tokio::time::sleep(Duration::from_millis(100)).await,
+            Ok(text) => bail!("the API server is not ready: {text}"),
+            Err(error) => {
+                let what = format!("the API server does not answer: {error}");
+                return Err(Failure::new(what, format!("tail {}/kube-apiserver.log {}/etcd.log", layout.logs().display(), layout.logs().display())).into());
+            }
+        }
+    }
+}
+
+async fn wait_nodes(layout: &Layout) -> Result<()> {
+    let deadline = tokio::time::Instant::now() + READY_TIMEOUT;
+    loop {
+        let nodes = status::nodes(layout).await;
+        match nodes {
+            Ok(nodes) if !nodes.is_empty() && nodes.iter().all(|(_, ready)| *ready) => return Ok(()),
+            _ if tokio::time::Instant::now() < deadline => tokio::time::sleep(Duration::from_millis(100)).await,
+            Ok(nodes) => {
+                let what = format!("the node is not ready: {nodes:?}");
+                return Err(Failure::new(what, format!("kubectl describe nodes; tail {}/kubelet.log", layout.logs().display())).into());
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
