@@ -45,7 +45,8 @@ pub enum File {
 impl Recipe {
     /// Adds a dynamically linked program of this machine with the shared libraries it needs.
     pub fn program(&mut self, target: &str, source: &Path) -> Result<()> {
-        self.files.push((target.into(), File::Copy(source.into(), 0o755)));
+        self.files
+            .push((target.into(), File::Copy(source.into(), 0o755)));
         for library in shared_libraries(source)? {
             let name = library.to_string_lossy().into_owned();
             if !self.files.iter().any(|(path, _)| *path == name) {
@@ -57,10 +58,18 @@ impl Recipe {
 
     /// Adds Debian's static busybox as a shell with a link for each applet that it has.
     pub fn busybox(&mut self, busybox: &Path) -> Result<()> {
-        let output = std::process::Command::new(busybox).arg("--list").output().with_context(|| format!("cannot run {}", busybox.display()))?;
-        self.files.push(("/bin/busybox".into(), File::Copy(busybox.into(), 0o755)));
-        for applet in String::from_utf8_lossy(&output.stdout).lines().filter(|a| *a != "busybox" && !a.is_empty()) {
-            self.files.push((format!("/bin/{applet}"), File::Link("/bin/busybox".into())));
+        let output = std::process::Command::new(busybox)
+            .arg("--list")
+            .output()
+            .with_context(|| format!("cannot run {}", busybox.display()))?;
+        self.files
+            .push(("/bin/busybox".into(), File::Copy(busybox.into(), 0o755)));
+        for applet in String::from_utf8_lossy(&output.stdout)
+            .lines()
+            .filter(|a| *a != "busybox" && !a.is_empty())
+        {
+            self.files
+                .push((format!("/bin/{applet}"), File::Link("/bin/busybox".into())));
         }
         Ok(())
     }
@@ -69,8 +78,10 @@ impl Recipe {
     pub fn users(&mut self) {
         let passwd = "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n";
         let group = "root:x:0:\nnogroup:x:65534:\n";
-        self.files.push(("/etc/passwd".into(), File::Content(passwd.into(), 0o644)));
-        self.files.push(("/etc/group".into(), File::Content(group.into(), 0o644)));
+        self.files
+            .push(("/etc/passwd".into(), File::Content(passwd.into(), 0o644)));
+        self.files
+            .push(("/etc/group".into(), File::Content(group.into(), 0o644)));
         self.files.push(("/tmp".into(), File::Folder(0o1777)));
     }
 
@@ -95,10 +106,26 @@ impl Recipe {
                 entry
             })
             .collect();
-        let index = serde_json::to_vec(&json!({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": manifests}))?;
+        let index = serde_json::to_vec(
+            &json!({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": manifests}),
+        )?;
         let mut archive = tar::Builder::new(Vec::new());
-        let blobs = [&configuration, &manifest, &layer].map(|blob| (format!("blobs/sha256/{}", digest(blob).trim_start_matches("sha256:")), blob.as_slice()));
-        let fixed = [("oci-layout".to_owned(), br#"{"imageLayoutVersion":"1.0.0"}"#.as_slice()), ("index.json".to_owned(), index.as_slice())];
+        let blobs = [&configuration, &manifest, &layer].map(|blob| {
+            (
+                format!(
+                    "blobs/sha256/{}",
+                    digest(blob).trim_start_matches("sha256:")
+                ),
+                blob.as_slice(),
+            )
+        });
+        let fixed = [
+            (
+                "oci-layout".to_owned(),
+                br#"{"imageLayoutVersion":"1.0.0"}"#.as_slice(),
+            ),
+            ("index.json".to_owned(), index.as_slice()),
+        ];
         for (path, content) in fixed.into_iter().chain(blobs) {
             append(&mut archive, &path, content, 0o644)?;
         }
@@ -107,8 +134,10 @@ impl Recipe {
     }
 
     fn configuration(&self, diff_id: &str) -> Value {
-        let ports: serde_json::Map<String, Value> = self.ports.iter().map(|p| (p.clone(), json!({}))).collect();
-        let mut environment = vec!["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned()];
+        let ports: serde_json::Map<String, Value> =
+            self.ports.iter().map(|p| (p.clone(), json!({}))).collect();
+        let mut environment =
+            vec!["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned()];
         environment.extend(self.environment.iter().cloned());
         json!({
             "architecture": keelson_daemon::version::go_arch(),
@@ -128,14 +157,31 @@ impl Recipe {
     fn layer(&self) -> Result<Vec<u8>> {
         let mut archive = tar::Builder::new(Vec::new());
         let mut folders = BTreeSet::new();
-        let explicit: BTreeSet<&str> = self.files.iter().filter(|(_, f)| matches!(f, File::Folder(_))).map(|(p, _)| p.as_str()).collect();
+        let explicit: BTreeSet<&str> = self
+            .files
+            .iter()
+            .filter(|(_, f)| matches!(f, File::Folder(_)))
+            .map(|(p, _)| p.as_str())
+            .collect();
         for (path, file) in &self.files {
-            let Some(relative) = path.strip_prefix('/').filter(|p| !p.is_empty() && !p.split('/').any(|c| c == "..")) else {
+            let Some(relative) = path
+                .strip_prefix('/')
+                .filter(|p| !p.is_empty() && !p.split('/').any(|c| c == ".."))
+            else {
                 bail!("{path:?} is no absolute path");
             };
-            for parent in Path::new(relative).ancestors().skip(1).filter(|p| !p.as_os_str().is_empty()).collect::<Vec<_>>().into_iter().rev() {
+            for parent in Path::new(relative)
+                .ancestors()
+                .skip(1)
+                .filter(|p| !p.as_os_str().is_empty())
+                .collect::<Vec<_>>()
+                .into_iter()
+                .rev()
+            {
                 let parent = parent.to_string_lossy().into_owned();
-                if !explicit.contains(format!("/{parent}").as_str()) && folders.insert(parent.clone()) {
+                if !explicit.contains(format!("/{parent}").as_str())
+                    && folders.insert(parent.clone())
+                {
                     append_folder(&mut archive, &parent, 0o755)?;
                 }
             }
@@ -162,13 +208,18 @@ impl Recipe {
 
 /// The shared libraries of a program (and its loader) at the paths the loader will look for them.
 fn shared_libraries(program: &Path) -> Result<Vec<PathBuf>> {
-    let output = std::process::Command::new("ldd").arg(program).output().context("cannot run ldd")?;
+    let output = std::process::Command::new("ldd")
+        .arg(program)
+        .output()
+        .context("cannot run ldd")?;
     let text = String::from_utf8_lossy(&output.stdout);
     if text.contains("not found") {
         bail!("{} lacks a shared library:\n{text}", program.display());
     }
     // Lines read `libc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x…)` and, for the loader, `/lib64/ld-linux-x86-64.so.2 (0x…)`.
-    let paths = text.lines().filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')));
+    let paths = text
+        .lines()
+        .filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')));
     Ok(paths.map(PathBuf::from).collect())
 }
 
@@ -182,7 +233,12 @@ fn header(mode: u32, size: u64) -> tar::Header {
     header
 }
 
-fn append(archive: &mut tar::Builder<Vec<u8>>, path: &str, content: &[u8], mode: u32) -> Result<()> {
+fn append(
+    archive: &mut tar::Builder<Vec<u8>>,
+    path: &str,
+    content: &[u8],
+    mode: u32,
+) -> Result<()> {
     let mut header = header(mode, content.len() as u64);
     archive.append_data(&mut header, path, content)?;
     Ok(())
@@ -215,22 +271,53 @@ mod tests {
     #[test]
     fn the_same_recipe_gives_the_same_bytes() {
         let dir = tempfile::tempdir().expect("tempdir");
-        let mut recipe = Recipe { names: vec!["a/b:1".into()], entrypoint: vec!["/x".into()], ..Recipe::default() };
-        recipe.files.push(("/opt/deep/x".into(), File::Content(b"hello".to_vec(), 0o755)));
+        let mut recipe = Recipe {
+            names: vec!["a/b:1".into()],
+            entrypoint: vec!["/x".into()],
+            ..Recipe::default()
+        };
+        recipe.files.push((
+            "/opt/deep/x".into(),
+            File::Content(b"hello".to_vec(), 0o755),
+        ));
         recipe.users();
         let (one, two) = (dir.path().join("1.tar"), dir.path().join("2.tar"));
         recipe.write(&one).expect("write");
         recipe.write(&two).expect("write");
-        assert_eq!(std::fs::read(&one).expect("read"), std::fs::read(&two).expect("read"));
+        assert_eq!(
+            std::fs::read(&one).expect("read"),
+            std::fs::read(&two).expect("read")
+        );
         let mut archive = tar::Archive::new(std::fs::File::open(&one).expect("open"));
-        let paths: Vec<String> = archive.entries().expect("entries").map(|e| e.expect("entry").path().expect("path").to_string_lossy().into_owned()).collect();
-        assert!(paths.contains(&"index.json".to_owned()) && paths.iter().filter(|p| p.starts_with("blobs/sha256/")).count() == 3, "{paths:?}");
+        let paths: Vec<String> = archive
+            .entries()
+            .expect("entries")
+            .map(|e| {
+                e.expect("entry")
+                    .path()
+                    .expect("path")
+                    .to_string_lossy()
+                    .into_owned()
+            })
+            .collect();
+        assert!(
+            paths.contains(&"index.json".to_owned())
+                && paths
+                    .iter()
+                    .filter(|p| p.starts_with("blobs/sha256/"))
+                    .count()
+                    == 3,
+            "{paths:?}"
+        );
     }
 
     #[test]
     fn paths_stay_inside_the_image() {
         let mut recipe = Recipe::default();
-        recipe.files.push(("/a/../../etc/shadow".into(), File::Content(Vec::new(), 0o644)));
+        recipe.files.push((
+            "/a/../../etc/shadow".into(),
+            File::Content(Vec::new(), 0o644),
+        ));
         assert!(recipe.layer().is_err());
     }
 }

@@ -43,8 +43,13 @@ impl Certificates {
     pub fn ensure(layout: &Layout, node: &str, addresses: &[IpAddr]) -> Result<Self, PkiError> {
         let pki = layout.pki();
         std::fs::create_dir_all(&pki)
-            .and_then(|()| std::fs::set_permissions(&pki, std::os::unix::fs::PermissionsExt::from_mode(0o700)))
-            .map_err(|source| PkiError::File { path: pki.clone(), source })?;
+            .and_then(|()| {
+                std::fs::set_permissions(&pki, std::os::unix::fs::PermissionsExt::from_mode(0o700))
+            })
+            .map_err(|source| PkiError::File {
+                path: pki.clone(),
+                source,
+            })?;
         let loopback = IpAddr::from([127, 0, 0, 1]);
         let mut serving: Vec<IpAddr> = vec![loopback, API_SERVICE.into()];
         serving.extend(addresses.iter().copied().filter(|a| *a != loopback));
@@ -53,17 +58,53 @@ impl Certificates {
         let etcd = Authority::ensure(&etcd_pki, "ca", "etcd-ca")?;
         let front = Authority::ensure(&pki, "front-proxy-ca", "front-proxy-ca")?;
 
-        let service = ["kubernetes", "kubernetes.default", "kubernetes.default.svc", &format!("kubernetes.default.svc.{DOMAIN}"), "localhost", node];
-        let etcd_identity =
-            Identity { usage: Usage::Both, ..Identity::server("etcd", &["localhost"], &[loopback]) };
+        let service = [
+            "kubernetes",
+            "kubernetes.default",
+            "kubernetes.default.svc",
+            &format!("kubernetes.default.svc.{DOMAIN}"),
+            "localhost",
+            node,
+        ];
+        let etcd_identity = Identity {
+            usage: Usage::Both,
+            ..Identity::server("etcd", &["localhost"], &[loopback])
+        };
         let node_identity = Identity::server(&format!("system:node:{node}"), &[node], addresses);
         let client = |name: &str, identity: Identity| cluster.ensure_issued(&pki, name, &identity);
         let clients = vec![
-            ("admin", client("admin", Identity::client("kubernetes-admin", &["kubeadm:cluster-admins"]))?),
-            ("kube-controller-manager", client("kube-controller-manager", Identity::client("system:kube-controller-manager", &[]))?),
-            ("kube-scheduler", client("kube-scheduler", Identity::client("system:kube-scheduler", &[]))?),
-            ("kube-proxy", client("kube-proxy", Identity::client("system:kube-proxy", &[]))?),
-            ("kubelet", client("kubelet", Identity::client(&format!("system:node:{node}"), &["system:nodes"]))?),
+            (
+                "admin",
+                client(
+                    "admin",
+                    Identity::client("kubernetes-admin", &["kubeadm:cluster-admins"]),
+                )?,
+            ),
+            (
+                "kube-controller-manager",
+                client(
+                    "kube-controller-manager",
+                    Identity::client("system:kube-controller-manager", &[]),
+                )?,
+            ),
+            (
+                "kube-scheduler",
+                client(
+                    "kube-scheduler",
+                    Identity::client("system:kube-scheduler", &[]),
+                )?,
+            ),
+            (
+                "kube-proxy",
+                client("kube-proxy", Identity::client("system:kube-proxy", &[]))?,
+            ),
+            (
+                "kubelet",
+                client(
+                    "kubelet",
+                    Identity::client(&format!("system:node:{node}"), &["system:nodes"]),
+                )?,
+            ),
         ];
         Ok(Self {
             cluster_authority: cluster.certificate_path().into(),
@@ -71,15 +112,27 @@ impl Certificates {
             cluster_authority_pem: cluster.certificate_pem().into(),
             etcd_authority: etcd.certificate_path().into(),
             etcd: etcd.ensure_issued(&etcd_pki, "server", &etcd_identity)?,
-            apiserver_etcd: etcd.ensure_issued(&pki, "apiserver-etcd-client", &Identity::client("kube-apiserver-etcd-client", &[]))?,
-            apiserver: cluster.ensure_issued(&pki, "apiserver", &Identity::server("kube-apiserver", &service, &serving))?,
+            apiserver_etcd: etcd.ensure_issued(
+                &pki,
+                "apiserver-etcd-client",
+                &Identity::client("kube-apiserver-etcd-client", &[]),
+            )?,
+            apiserver: cluster.ensure_issued(
+                &pki,
+                "apiserver",
+                &Identity::server("kube-apiserver", &service, &serving),
+            )?,
             apiserver_kubelet: cluster.ensure_issued(
                 &pki,
                 "apiserver-kubelet-client",
                 &Identity::client("kube-apiserver-kubelet-client", &["kubeadm:cluster-admins"]),
             )?,
             front_proxy_authority: front.certificate_path().into(),
-            front_proxy: front.ensure_issued(&pki, "front-proxy-client", &Identity::client("front-proxy-client", &[]))?,
+            front_proxy: front.ensure_issued(
+                &pki,
+                "front-proxy-client",
+                &Identity::client("front-proxy-client", &[]),
+            )?,
             kubelet_server: cluster.ensure_issued(&pki, "kubelet-server", &node_identity)?,
             clients,
             service_account: service_account::ensure(&pki)?,
@@ -99,7 +152,11 @@ mod tests {
         let first = Certificates::ensure(&layout, "node-1", &addresses).expect("make");
         assert!(first.apiserver.renewed && first.clients.iter().all(|(_, issued)| issued.renewed));
         let second = Certificates::ensure(&layout, "node-1", &addresses).expect("keep");
-        assert!(!second.apiserver.renewed && !second.etcd.renewed && second.clients.iter().all(|(_, issued)| !issued.renewed));
+        assert!(
+            !second.apiserver.renewed
+                && !second.etcd.renewed
+                && second.clients.iter().all(|(_, issued)| !issued.renewed)
+        );
         assert_eq!(first.cluster_authority_pem, second.cluster_authority_pem);
     }
 }

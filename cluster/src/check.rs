@@ -49,38 +49,77 @@ fn root() -> Option<Failure> {
     if nix::unistd::geteuid().is_root() {
         return None;
     }
-    failure("not root: namespaces, cgroups and nftables need it", format!("sudo {}", std::env::args().collect::<Vec<_>>().join(" ")))
+    failure(
+        "not root: namespaces, cgroups and nftables need it",
+        format!("sudo {}", std::env::args().collect::<Vec<_>>().join(" ")),
+    )
 }
 
 /// Where a program is on the PATH.
 pub fn find_program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]).map(|folder| folder.join(name)).find(|p| p.is_file())
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .map(|folder| folder.join(name))
+        .find(|p| p.is_file())
 }
 
 fn programs() -> Option<Failure> {
-    let needed = [("etcd", "etcd-server"), ("nft", "nftables"), ("ip", "iproute2")];
-    let missing: Vec<_> = needed.iter().filter(|(program, _)| find_program(program).is_none()).collect();
+    let needed = [
+        ("etcd", "etcd-server"),
+        ("nft", "nftables"),
+        ("ip", "iproute2"),
+    ];
+    let missing: Vec<_> = needed
+        .iter()
+        .filter(|(program, _)| find_program(program).is_none())
+        .collect();
     if missing.is_empty() {
         return None;
     }
-    let names = missing.iter().map(|(program, _)| *program).collect::<Vec<_>>().join(", ");
-    let packages = missing.iter().map(|(_, package)| *package).collect::<Vec<_>>().join(" ");
-    failure(format!("missing on the PATH: {names}"), format!("apt-get install --no-install-recommends {packages}"))
+    let names = missing
+        .iter()
+        .map(|(program, _)| *program)
+        .collect::<Vec<_>>()
+        .join(", ");
+    let packages = missing
+        .iter()
+        .map(|(_, package)| *package)
+        .collect::<Vec<_>>()
+        .join(" ");
+    failure(
+        format!("missing on the PATH: {names}"),
+        format!("apt-get install --no-install-recommends {packages}"),
+    )
 }
 
 fn filesystem(name: &str) -> Option<Failure> {
     let known = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
-    if known.lines().any(|line| line.trim_start_matches("nodev").trim() == name) {
+    if known
+        .lines()
+        .any(|line| line.trim_start_matches("nodev").trim() == name)
+    {
         return None;
     }
-    failure(format!("the kernel has no {name} filesystem"), format!("modprobe {name}"))
+    failure(
+        format!("the kernel has no {name} filesystem"),
+        format!("modprobe {name}"),
+    )
 }
 
 fn cgroups() -> Option<Failure> {
     let unified = std::fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap_or_default();
-    let has = |controller: &str| unified.split_whitespace().any(|c| c == controller) || Path::new("/sys/fs/cgroup").join(controller).join("cgroup.procs").exists();
-    let missing: Vec<&str> = ["cpu", "memory", "pids"].into_iter().filter(|c| !has(c)).collect();
+    let has = |controller: &str| {
+        unified.split_whitespace().any(|c| c == controller)
+            || Path::new("/sys/fs/cgroup")
+                .join(controller)
+                .join("cgroup.procs")
+                .exists()
+    };
+    let missing: Vec<&str> = ["cpu", "memory", "pids"]
+        .into_iter()
+        .filter(|c| !has(c))
+        .collect();
     if missing.is_empty() {
         return None;
     }
@@ -92,12 +131,18 @@ fn cgroups() -> Option<Failure> {
 
 fn nftables() -> Option<Failure> {
     find_program("nft")?;
-    let output = std::process::Command::new("nft").args(["list", "tables"]).output().ok()?;
+    let output = std::process::Command::new("nft")
+        .args(["list", "tables"])
+        .output()
+        .ok()?;
     if output.status.success() {
         return None;
     }
     let message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    failure(format!("nftables does not work: {message}"), "modprobe nf_tables")
+    failure(
+        format!("nftables does not work: {message}"),
+        "modprobe nf_tables",
+    )
 }
 
 fn disk(layout: &Layout) -> Option<Failure> {
@@ -109,14 +154,21 @@ fn disk(layout: &Layout) -> Option<Failure> {
         return None;
     }
     failure(
-        format!("{} MB are free on the filesystem of {}; {} MB are needed", free >> 20, state.display(), FREE_BYTES >> 20),
+        format!(
+            "{} MB are free on the filesystem of {}; {} MB are needed",
+            free >> 20,
+            state.display(),
+            FREE_BYTES >> 20
+        ),
         format!("df -h {}", folder.display()),
     )
 }
 
 fn ports(layout: &Layout) -> Option<Failure> {
     // Our own daemons hold them while the cluster runs.
-    if supervisor::running(layout).is_some() || (systemd::in_charge(layout) && layout.admin_conf().exists()) {
+    if supervisor::running(layout).is_some()
+        || (systemd::in_charge(layout) && layout.admin_conf().exists())
+    {
         return None;
     }
     let wanted = [
@@ -131,7 +183,10 @@ fn ports(layout: &Layout) -> Option<Failure> {
     ];
     let taken = wanted.iter().find(|(_, address, port)| matches!(TcpListener::bind((*address, *port)), Err(e) if e.kind() == std::io::ErrorKind::AddrInUse));
     let (daemon, _, port) = taken?;
-    failure(format!("port {port}, which {daemon} needs, is taken"), format!("ss -ltnp 'sport = :{port}'"))
+    failure(
+        format!("port {port}, which {daemon} needs, is taken"),
+        format!("ss -ltnp 'sport = :{port}'"),
+    )
 }
 
 /// Prints the findings; fails with the first failure.
@@ -141,7 +196,10 @@ pub fn run(layout: &Layout) -> Result<(), Failure> {
         match finding.failure {
             None => println!(" ✓ {}", finding.title),
             Some(failure) => {
-                println!(" ✗ {}: {}\n   mend: {}", finding.title, failure.what, failure.mend);
+                println!(
+                    " ✗ {}: {}\n   mend: {}",
+                    finding.title, failure.what, failure.mend
+                );
                 first = first.or(Some(failure));
             }
         }

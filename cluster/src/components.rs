@@ -25,7 +25,14 @@ pub struct Component {
 }
 
 /// The names, in the order of start; stopping goes the other way.
-pub const NAMES: &[&str] = &["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy"];
+pub const NAMES: &[&str] = &[
+    "etcd",
+    "kube-apiserver",
+    "kube-controller-manager",
+    "kube-scheduler",
+    "kubelet",
+    "kube-proxy",
+];
 
 /// Where programs are taken from.
 #[derive(Debug, Clone)]
@@ -53,7 +60,14 @@ pub struct Facts<'a> {
 
 /// All components of the cluster.
 pub fn all(facts: &Facts<'_>) -> Vec<Component> {
-    vec![etcd(facts), apiserver(facts), controller_manager(facts), scheduler(facts), kubelet(facts), proxy(facts)]
+    vec![
+        etcd(facts),
+        apiserver(facts),
+        controller_manager(facts),
+        scheduler(facts),
+        kubelet(facts),
+        proxy(facts),
+    ]
 }
 
 fn flag(name: &str, value: impl AsRef<Path>) -> String {
@@ -61,7 +75,12 @@ fn flag(name: &str, value: impl AsRef<Path>) -> String {
 }
 
 fn component(name: &str, program: PathBuf, arguments: Vec<String>) -> Component {
-    Component { name: name.into(), program, arguments, environment: Vec::new() }
+    Component {
+        name: name.into(),
+        program,
+        arguments,
+        environment: Vec::new(),
+    }
 }
 
 fn etcd(facts: &Facts<'_>) -> Component {
@@ -101,26 +120,48 @@ fn apiserver(facts: &Facts<'_>) -> Component {
         flag("tls-cert-file", &certificates.apiserver.certificate),
         flag("tls-private-key-file", &certificates.apiserver.key),
         flag("client-ca-file", &certificates.cluster_authority),
-        flag("kubelet-certificate-authority", &certificates.cluster_authority),
-        flag("kubelet-client-certificate", &certificates.apiserver_kubelet.certificate),
+        flag(
+            "kubelet-certificate-authority",
+            &certificates.cluster_authority,
+        ),
+        flag(
+            "kubelet-client-certificate",
+            &certificates.apiserver_kubelet.certificate,
+        ),
         flag("kubelet-client-key", &certificates.apiserver_kubelet.key),
         "--kubelet-preferred-address-types=InternalIP,ExternalIP,Hostname".into(),
-        flag("service-account-key-file", &certificates.service_account.public),
-        flag("service-account-signing-key-file", &certificates.service_account.private),
+        flag(
+            "service-account-key-file",
+            &certificates.service_account.public,
+        ),
+        flag(
+            "service-account-signing-key-file",
+            &certificates.service_account.private,
+        ),
         "--service-account-issuer=https://kubernetes.default.svc.cluster.local".into(),
         format!("--service-cluster-ip-range={SERVICE_RANGE}"),
         "--authorization-mode=Node,RBAC".into(),
         "--enable-admission-plugins=NodeRestriction".into(),
-        flag("requestheader-client-ca-file", &certificates.front_proxy_authority),
+        flag(
+            "requestheader-client-ca-file",
+            &certificates.front_proxy_authority,
+        ),
         "--requestheader-allowed-names=front-proxy-client".into(),
         "--requestheader-username-headers=X-Remote-User".into(),
         "--requestheader-group-headers=X-Remote-Group".into(),
         "--requestheader-extra-headers-prefix=X-Remote-Extra-".into(),
-        flag("proxy-client-cert-file", &certificates.front_proxy.certificate),
+        flag(
+            "proxy-client-cert-file",
+            &certificates.front_proxy.certificate,
+        ),
         flag("proxy-client-key-file", &certificates.front_proxy.key),
         "--allow-privileged=true".into(),
     ];
-    component("kube-apiserver", facts.programs.ours.join("kube-apiserver"), arguments)
+    component(
+        "kube-apiserver",
+        facts.programs.ours.join("kube-apiserver"),
+        arguments,
+    )
 }
 
 fn controller_manager(facts: &Facts<'_>) -> Component {
@@ -137,23 +178,40 @@ fn controller_manager(facts: &Facts<'_>) -> Component {
         format!("--service-cluster-ip-range={SERVICE_RANGE}"),
         format!("--cluster-name={}", facts.layout.context()),
         flag("root-ca-file", &certificates.cluster_authority),
-        flag("service-account-private-key-file", &certificates.service_account.private),
+        flag(
+            "service-account-private-key-file",
+            &certificates.service_account.private,
+        ),
         flag("cluster-signing-cert-file", &certificates.cluster_authority),
-        flag("cluster-signing-key-file", &certificates.cluster_authority_key),
+        flag(
+            "cluster-signing-key-file",
+            &certificates.cluster_authority_key,
+        ),
         "--use-service-account-credentials=true".into(),
     ];
-    component("kube-controller-manager", facts.programs.ours.join("kube-controller-manager"), arguments)
+    component(
+        "kube-controller-manager",
+        facts.programs.ours.join("kube-controller-manager"),
+        arguments,
+    )
 }
 
 fn scheduler(facts: &Facts<'_>) -> Component {
     let kubeconfig = facts.layout.kubeconfig("kube-scheduler");
     let arguments = vec![
-        flag("config", facts.layout.configuration().join("kube-scheduler.yaml")),
+        flag(
+            "config",
+            facts.layout.configuration().join("kube-scheduler.yaml"),
+        ),
         flag("authentication-kubeconfig", &kubeconfig),
         flag("authorization-kubeconfig", &kubeconfig),
         "--bind-address=127.0.0.1".into(),
     ];
-    component("kube-scheduler", facts.programs.ours.join("kube-scheduler"), arguments)
+    component(
+        "kube-scheduler",
+        facts.programs.ours.join("kube-scheduler"),
+        arguments,
+    )
 }
 
 fn kubelet(facts: &Facts<'_>) -> Component {
@@ -177,10 +235,17 @@ fn kubelet(facts: &Facts<'_>) -> Component {
 
 fn proxy(facts: &Facts<'_>) -> Component {
     let arguments = vec![
-        flag("config", facts.layout.configuration().join("kube-proxy.yaml")),
+        flag(
+            "config",
+            facts.layout.configuration().join("kube-proxy.yaml"),
+        ),
         format!("--hostname-override={}", facts.node),
     ];
-    component("kube-proxy", facts.programs.ours.join("kube-proxy"), arguments)
+    component(
+        "kube-proxy",
+        facts.programs.ours.join("kube-proxy"),
+        arguments,
+    )
 }
 
 #[cfg(test)]
@@ -193,9 +258,25 @@ mod tests {
         let layout = Layout::at("keelson", dir.path()).expect("layout");
         let address = IpAddr::from([192, 0, 2, 7]);
         let certificates = Certificates::ensure(&layout, "n", &[address]).expect("certificates");
-        let programs = Programs { ours: "/usr/local/bin".into(), etcd: "/usr/bin/etcd".into() };
-        let rows = all(&Facts { layout: &layout, certificates: &certificates, programs: &programs, node: "n", address });
-        assert_eq!(rows.iter().map(|c| c.name.as_str()).collect::<Vec<_>>(), NAMES);
-        assert!(rows.iter().flat_map(|c| &c.arguments).all(|a| a.starts_with("--") && !a.contains("PRIVATE")));
+        let programs = Programs {
+            ours: "/usr/local/bin".into(),
+            etcd: "/usr/bin/etcd".into(),
+        };
+        let rows = all(&Facts {
+            layout: &layout,
+            certificates: &certificates,
+            programs: &programs,
+            node: "n",
+            address,
+        });
+        assert_eq!(
+            rows.iter().map(|c| c.name.as_str()).collect::<Vec<_>>(),
+            NAMES
+        );
+        assert!(
+            rows.iter()
+                .flat_map(|c| &c.arguments)
+                .all(|a| a.starts_with("--") && !a.contains("PRIVATE"))
+        );
     }
 }

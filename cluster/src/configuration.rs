@@ -20,7 +20,10 @@ pub fn write_if_changed(path: &Path, content: &[u8], mode: u32) -> Result<bool, 
 }
 
 fn yaml(path: &Path, document: &Value) -> Result<bool, PkiError> {
-    let text = serde_norway::to_string(document).map_err(|e| PkiError::Malformed { path: path.into(), message: e.to_string() })?;
+    let text = serde_norway::to_string(document).map_err(|e| PkiError::Malformed {
+        path: path.into(),
+        message: e.to_string(),
+    })?;
     write_if_changed(path, text.as_bytes(), 0o600)
 }
 
@@ -30,13 +33,21 @@ pub fn server_url(address: IpAddr) -> String {
 }
 
 /// Writes every daemon's configuration and kubeconfig. Returns whether anything changed.
-pub fn ensure(layout: &Layout, certificates: &Certificates, address: IpAddr) -> Result<bool, PkiError> {
+pub fn ensure(
+    layout: &Layout,
+    certificates: &Certificates,
+    address: IpAddr,
+) -> Result<bool, PkiError> {
     let mut changed = false;
     let server = server_url(address);
     let local = server_url(IpAddr::from([127, 0, 0, 1]));
     let context = layout.context();
     for (daemon, issued) in &certificates.clients {
-        let user = if *daemon == "admin" { format!("{context}-admin") } else { (*daemon).to_owned() };
+        let user = if *daemon == "admin" {
+            format!("{context}-admin")
+        } else {
+            (*daemon).to_owned()
+        };
         let kubeconfig = Kubeconfig {
             cluster: &context,
             user: &user,
@@ -45,14 +56,30 @@ pub fn ensure(layout: &Layout, certificates: &Certificates, address: IpAddr) -> 
             certificate: &issued.certificate,
             key: &issued.key,
         };
-        let document = if *daemon == "admin" { kubeconfig.embedded()? } else { kubeconfig.by_reference() };
+        let document = if *daemon == "admin" {
+            kubeconfig.embedded()?
+        } else {
+            kubeconfig.by_reference()
+        };
         changed |= yaml(&layout.kubeconfig(daemon), &document)?;
     }
-    changed |= yaml(&layout.configuration().join("kubelet.yaml"), &kubelet(layout, certificates))?;
-    changed |= yaml(&layout.configuration().join("kube-proxy.yaml"), &proxy(layout))?;
-    changed |= yaml(&layout.configuration().join("kube-scheduler.yaml"), &scheduler(layout))?;
+    changed |= yaml(
+        &layout.configuration().join("kubelet.yaml"),
+        &kubelet(layout, certificates),
+    )?;
+    changed |= yaml(
+        &layout.configuration().join("kube-proxy.yaml"),
+        &proxy(layout),
+    )?;
+    changed |= yaml(
+        &layout.configuration().join("kube-scheduler.yaml"),
+        &scheduler(layout),
+    )?;
     let manifests = layout.manifests();
-    std::fs::create_dir_all(&manifests).map_err(|source| PkiError::File { path: manifests.clone(), source })?;
+    std::fs::create_dir_all(&manifests).map_err(|source| PkiError::File {
+        path: manifests.clone(),
+        source,
+    })?;
     Ok(changed)
 }
 
@@ -112,7 +139,11 @@ mod tests {
         assert!(!ensure(&layout, &certificates, address).expect("keep"));
         let text = std::fs::read_to_string(layout.admin_conf()).expect("read");
         assert!(text.contains("https://192.0.2.7:6443"), "{text}");
-        let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(layout.admin_conf()).expect("stat").permissions());
+        let mode = std::os::unix::fs::PermissionsExt::mode(
+            &std::fs::metadata(layout.admin_conf())
+                .expect("stat")
+                .permissions(),
+        );
         assert_eq!(mode & 0o777, 0o600);
     }
 }

@@ -11,7 +11,11 @@ pub async fn run(layout: &Layout) -> Result<()> {
     let progress = Progress::default();
     progress
         .step("stop the daemons", async {
-            if systemd::in_charge(layout) { systemd::stop() } else { supervisor::stop(layout) }
+            if systemd::in_charge(layout) {
+                systemd::stop()
+            } else {
+                supervisor::stop(layout)
+            }
         })
         .await?;
     progress

@@ -20,7 +20,11 @@ pub struct Failure {
 impl Failure {
     /// A failure with exit code 1.
     pub fn new(what: impl Into<String>, mend: impl Into<String>) -> Self {
-        Self { what: what.into(), mend: mend.into(), exit_code: 1 }
+        Self {
+            what: what.into(),
+            mend: mend.into(),
+            exit_code: 1,
+        }
     }
 
     /// The same with another exit code.

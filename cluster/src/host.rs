@@ -37,7 +37,11 @@ pub fn remove_cgroups(layout: &Layout) -> Result<()> {
 /// The folders of a root cgroup in every hierarchy (one in cgroup v2).
 fn cgroup_roots(name: &str) -> Vec<PathBuf> {
     let mut roots = vec![PathBuf::from("/sys/fs/cgroup").join(name)];
-    for entry in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
+    for entry in std::fs::read_dir("/sys/fs/cgroup")
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
         if entry.file_type().is_ok_and(|t| t.is_dir()) && entry.file_name() != name {
             roots.push(entry.path().join(name));
         }
@@ -47,8 +51,12 @@ fn cgroup_roots(name: &str) -> Vec<PathBuf> {
 }
 
 fn processes(cgroup: &Path) -> Vec<i32> {
-    let mut pids: Vec<i32> =
-        std::fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default().lines().filter_map(|l| l.parse().ok()).filter(|&pid| pid > 0).collect();
+    let mut pids: Vec<i32> = std::fs::read_to_string(cgroup.join("cgroup.procs"))
+        .unwrap_or_default()
+        .lines()
+        .filter_map(|l| l.parse().ok())
+        .filter(|&pid| pid > 0)
+        .collect();
     for entry in std::fs::read_dir(cgroup).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|t| t.is_dir()) {
             pids.extend(processes(&entry.path()));
@@ -67,7 +75,11 @@ fn remove_tree(cgroup: &Path) -> std::io::Result<()> {
     let deadline = Instant::now() + Duration::from_secs(5);
     loop {
         match std::fs::remove_dir(cgroup) {
-            Err(error) if error.raw_os_error() == Some(nix::libc::EBUSY) && Instant::now() < deadline => std::thread::sleep(Duration::from_millis(20)),
+            Err(error)
+                if error.raw_os_error() == Some(nix::libc::EBUSY) && Instant::now() < deadline =>
+            {
+                std::thread::sleep(Duration::from_millis(20))
+            }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
             other => return other,
         }
@@ -76,9 +88,11 @@ fn remove_tree(cgroup: &Path) -> std::io::Result<()> {
 
 /// Unmounts everything below these folders, the deepest first.
 pub fn unmount_below(folders: &[PathBuf]) -> Result<()> {
-    let table = std::fs::read_to_string("/proc/self/mountinfo").context("cannot read the mount table")?;
+    let table =
+        std::fs::read_to_string("/proc/self/mountinfo").context("cannot read the mount table")?;
     for target in mounts_below(&table, folders) {
-        umount2(&target, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW).with_context(|| format!("cannot unmount {}", target.display()))?;
+        umount2(&target, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)
+            .with_context(|| format!("cannot unmount {}", target.display()))?;
     }
     Ok(())
 }
@@ -97,7 +111,14 @@ fn mounts_below(mountinfo: &str, folders: &[PathBuf]) -> Vec<PathBuf> {
 
 /// mountinfo writes space, tab, newline and backslash as octal escapes.
 fn unescape(field: &str) -> String {
-    [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")].iter().fold(field.to_owned(), |text, (from, to)| text.replace(from, to))
+    [
+        ("\\040", " "),
+        ("\\011", "\t"),
+        ("\\012", "\n"),
+        ("\\134", "\\"),
+    ]
+    .iter()
+    .fold(field.to_owned(), |text, (from, to)| text.replace(from, to))
 }
 
 /// Deletes our bridge (with the host ends of the pods' cables) and our nftables tables from the cluster's network namespace.
@@ -106,7 +127,11 @@ pub fn remove_network(layout: &Layout) -> Result<()> {
         // Interfaces and rules end with their namespace.
         return crate::netns::remove(&name);
     }
-    for entry in std::fs::read_dir("/sys/class/net").into_iter().flatten().flatten() {
+    for entry in std::fs::read_dir("/sys/class/net")
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
         let name = entry.file_name().to_string_lossy().into_owned();
         let master = std::fs::read_link(entry.path().join("master")).ok();
         let ours = master.is_some_and(|m| m.file_name().is_some_and(|f| f == layout.bridge()));
@@ -127,7 +152,11 @@ pub fn remove_network(layout: &Layout) -> Result<()> {
 
 /// Removes network namespaces of pods that the kubelet named.
 pub fn remove_pod_namespaces(prefix: &str) -> Result<()> {
-    for entry in std::fs::read_dir("/run/netns").into_iter().flatten().flatten() {
+    for entry in std::fs::read_dir("/run/netns")
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
         let name = entry.file_name().to_string_lossy().into_owned();
         if name.starts_with(prefix) {
             crate::netns::remove(&name)?;
@@ -137,7 +166,10 @@ pub fn remove_pod_namespaces(prefix: &str) -> Result<()> {
 }
 
 fn run(program: &str, arguments: &[&str]) -> Result<String> {
-    let output = std::process::Command::new(program).args(arguments).output().with_context(|| format!("cannot run {program}"))?;
+    let output = std::process::Command::new(program)
+        .args(arguments)
+        .output()
+        .with_context(|| format!("cannot run {program}"))?;
     if !output.status.success() {
         let message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
         // Gone since it was listed: the kernel removes both ends of a cable at once.
@@ -156,6 +188,12 @@ mod tests {
     fn deeper_mounts_come_first_and_others_stay() {
         let table = "1 0 0:1 / / rw - ext4 a rw\n2 1 0:2 / /var/lib/keelson/a\\040b rw - tmpfs t rw\n3 2 0:3 / /var/lib/keelson/a\\040b/c rw - overlay o rw\n4 1 0:4 / /var/lib/keelsonx rw - tmpfs t rw\n";
         let found = mounts_below(table, &["/var/lib/keelson".into()]);
-        assert_eq!(found, [PathBuf::from("/var/lib/keelson/a b/c"), PathBuf::from("/var/lib/keelson/a b")]);
+        assert_eq!(
+            found,
+            [
+                PathBuf::from("/var/lib/keelson/a b/c"),
+                PathBuf::from("/var/lib/keelson/a b")
+            ]
+        );
     }
 }

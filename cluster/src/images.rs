@@ -8,7 +8,10 @@ use crate::assembly::Recipe;
 use crate::layout::Layout;
 
 /// The example's image, under the guide's tag and a second one for `set image`.
-pub const EXAMPLE: [&str; 2] = ["docker.io/myregistry/api:1.5.0", "docker.io/myregistry/api:1.6.0"];
+pub const EXAMPLE: [&str; 2] = [
+    "docker.io/myregistry/api:1.5.0",
+    "docker.io/myregistry/api:1.6.0",
+];
 /// The cluster DNS image.
 pub const DNS: &str = "docker.io/keelson/dns:v1.36.2";
 
@@ -18,7 +21,11 @@ fn store(layout: &Layout) -> Result<keelson_image::Store> {
 
 /// Imports an OCI layout or docker-archive tar; prints what it held.
 pub async fn import(layout: &Layout, archive: &Path) -> Result<()> {
-    for image in store(layout)?.import(archive, None).await.with_context(|| format!("cannot import {}", archive.display()))? {
+    for image in store(layout)?
+        .import(archive, None)
+        .await
+        .with_context(|| format!("cannot import {}", archive.display()))?
+    {
         println!("{}", image.tags.join(" "));
     }
     Ok(())
@@ -30,7 +37,12 @@ pub fn list(layout: &Layout) -> Result<()> {
     for image in store(layout)?.list()? {
         let id = image.id.trim_start_matches("sha256:");
         let size = format!("{:.1}MB", image.size as f64 / 1e6);
-        for tag in image.tags.iter().map(String::as_str).chain(image.tags.is_empty().then_some("<none>")) {
+        for tag in image
+            .tags
+            .iter()
+            .map(String::as_str)
+            .chain(image.tags.is_empty().then_some("<none>"))
+        {
             println!("{tag:<56} {:<14} {size:>10}", &id[..id.len().min(12)]);
         }
     }
@@ -39,7 +51,9 @@ pub fn list(layout: &Layout) -> Result<()> {
 
 /// Removes an image by name or id.
 pub fn remove(layout: &Layout, reference: &str) -> Result<()> {
-    store(layout)?.remove(reference).with_context(|| format!("cannot remove {reference}"))
+    store(layout)?
+        .remove(reference)
+        .with_context(|| format!("cannot remove {reference}"))
 }
 
 /// Whether the store holds this image.
@@ -49,7 +63,11 @@ pub fn present(layout: &Layout, reference: &str) -> Result<bool> {
 
 /// Where the static busybox of Debian is.
 fn busybox() -> PathBuf {
-    ["/bin/busybox", "/usr/bin/busybox"].iter().map(PathBuf::from).find(|p| p.exists()).unwrap_or_else(|| "/bin/busybox".into())
+    ["/bin/busybox", "/usr/bin/busybox"]
+        .iter()
+        .map(PathBuf::from)
+        .find(|p| p.exists())
+        .unwrap_or_else(|| "/bin/busybox".into())
 }
 
 /// The example's image: its static program with a shell beside it.
@@ -57,14 +75,20 @@ pub fn example_recipe(tag: &str, program: &Path) -> Result<Recipe> {
     let mut recipe = Recipe {
         names: vec![tag.into()],
         entrypoint: vec!["/api".into()],
-        environment: vec![format!("API_VERSION={}", tag.rsplit(':').next().unwrap_or_default())],
+        environment: vec![format!(
+            "API_VERSION={}",
+            tag.rsplit(':').next().unwrap_or_default()
+        )],
         ports: vec!["3000/tcp".into()],
         user: "65534:65534".into(),
         ..Recipe::default()
     };
     recipe.users();
     recipe.busybox(&busybox())?;
-    recipe.files.push(("/api".into(), crate::assembly::File::Copy(program.into(), 0o755)));
+    recipe.files.push((
+        "/api".into(),
+        crate::assembly::File::Copy(program.into(), 0o755),
+    ));
     Ok(recipe)
 }
 
@@ -94,15 +118,22 @@ pub async fn ensure(layout: &Layout, programs: &Path) -> Result<bool> {
     }
     for (tag, program, recipe) in recipes {
         // The program's stamp tells a rebuilt image from the one that was imported.
-        let metadata = std::fs::metadata(&program).with_context(|| format!("{} is missing; run: make build", program.display()))?;
+        let metadata = std::fs::metadata(&program)
+            .with_context(|| format!("{} is missing; run: make build", program.display()))?;
         let stamp = format!("{} {:?}", metadata.len(), metadata.modified().ok());
-        let mark = layout.state().join("imported").join(tag.replace(['/', ':'], "_"));
+        let mark = layout
+            .state()
+            .join("imported")
+            .join(tag.replace(['/', ':'], "_"));
         if std::fs::read_to_string(&mark).is_ok_and(|old| old == stamp) && present(layout, tag)? {
             continue;
         }
         let archive = layout.state().join("import.tar");
         recipe.write(&archive)?;
-        store(layout)?.import(&archive, None).await.with_context(|| format!("cannot import {tag}"))?;
+        store(layout)?
+            .import(&archive, None)
+            .await
+            .with_context(|| format!("cannot import {tag}"))?;
         std::fs::remove_file(&archive)?;
         keelson_pki::file::write(&mark, stamp.as_bytes(), 0o644)?;
         changed = true;

@@ -40,16 +40,23 @@ impl Layout {
     pub fn at(name: &str, root: &Path) -> Result<Self, Failure> {
         let good = !name.is_empty()
             && name.len() <= 20
-            && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+            && name
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
             && !name.starts_with('-')
             && !name.ends_with('-');
         if !good {
             return Err(Failure::new(
-                format!("{name:?} is no name for a cluster: use at most 20 lower-case letters, digits and '-'"),
+                format!(
+                    "{name:?} is no name for a cluster: use at most 20 lower-case letters, digits and '-'"
+                ),
                 "keelson up --name test",
             ));
         }
-        Ok(Self { name: name.into(), root: root.into() })
+        Ok(Self {
+            name: name.into(),
+            root: root.into(),
+        })
     }
 
     /// Whether this is the cluster on the host's own network.
@@ -59,7 +66,11 @@ impl Layout {
 
     fn named(&self, base: &str) -> PathBuf {
         let base = self.root.join(base.trim_start_matches('/'));
-        if self.is_default() { base.join("keelson") } else { base.join(format!("keelson-{}", self.name)) }
+        if self.is_default() {
+            base.join("keelson")
+        } else {
+            base.join(format!("keelson-{}", self.name))
+        }
     }
 
     /// State that must survive: etcd, certificates, images, the kubelet's root.
@@ -84,7 +95,11 @@ impl Layout {
 
     /// The kubelet's `--root-dir`.
     pub fn kubelet(&self) -> PathBuf {
-        if self.is_default() { self.root.join("var/lib/kubelet") } else { self.state().join("kubelet") }
+        if self.is_default() {
+            self.root.join("var/lib/kubelet")
+        } else {
+            self.state().join("kubelet")
+        }
     }
 
     /// Configuration files and kubeconfigs.
@@ -114,12 +129,20 @@ impl Layout {
 
     /// The pods' logs.
     pub fn pod_logs(&self) -> PathBuf {
-        if self.is_default() { self.root.join("var/log/pods") } else { self.logs().join("pods") }
+        if self.is_default() {
+            self.root.join("var/log/pods")
+        } else {
+            self.logs().join("pods")
+        }
     }
 
     /// The flat folder of links that log collectors read.
     pub fn container_logs(&self) -> PathBuf {
-        if self.is_default() { self.root.join("var/log/containers") } else { self.logs().join("containers") }
+        if self.is_default() {
+            self.root.join("var/log/containers")
+        } else {
+            self.logs().join("containers")
+        }
     }
 
     /// Sockets, pid files and shim state; empty after a reboot.
@@ -129,7 +152,11 @@ impl Layout {
 
     /// Name of the root cgroup.
     pub fn cgroup_root(&self) -> String {
-        if self.is_default() { "keelson".into() } else { format!("keelson-{}", self.name) }
+        if self.is_default() {
+            "keelson".into()
+        } else {
+            format!("keelson-{}", self.name)
+        }
     }
 
     /// The network namespace the cluster lives in; `None` is the host's.
@@ -159,17 +186,36 @@ impl Layout {
 
 /// The node's own name: the host's, in the form that Kubernetes wants.
 pub fn node_name() -> String {
-    let name = nix::unistd::gethostname().ok().and_then(|n| n.into_string().ok()).unwrap_or_default();
-    let name: String = name.to_lowercase().chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' }).collect();
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name: String = name
+        .trim()
+        .to_lowercase()
+        .chars()
+        .map(|c| {
+            if c.is_ascii_alphanumeric() || c == '.' {
+                c
+            } else {
+                '-'
+            }
+        })
+        .collect();
     let name = name.trim_matches(['-', '.']).to_owned();
-    if name.is_empty() { "localhost".into() } else { name }
+    if name.is_empty() {
+        "localhost".into()
+    } else {
+        name
+    }
 }
 
 /// The address of the interface that the default route uses, found by asking the kernel (a UDP socket sends nothing on connect).
 pub fn primary_address() -> Option<IpAddr> {
     let socket = std::net::UdpSocket::bind("0.0.0.0:0").ok()?;
     socket.connect("192.0.2.255:9").ok()?;
-    socket.local_addr().ok().map(|a| a.ip()).filter(|ip| !ip.is_loopback() && !ip.is_unspecified())
+    socket
+        .local_addr()
+        .ok()
+        .map(|a| a.ip())
+        .filter(|ip| !ip.is_loopback() && !ip.is_unspecified())
 }
 
 #[cfg(test)]
@@ -184,14 +230,27 @@ mod tests {
         assert_eq!(one.etcd(), Path::new("/var/lib/keelson/etcd"));
         assert_eq!(two.etcd(), Path::new("/var/lib/keelson-walk/etcd"));
         for folder in two.folders() {
-            assert!(one.folders().iter().all(|f| !folder.starts_with(f) && !f.starts_with(&folder)), "{folder:?}");
+            assert!(
+                one.folders()
+                    .iter()
+                    .all(|f| !folder.starts_with(f) && !f.starts_with(&folder)),
+                "{folder:?}"
+            );
         }
         assert_eq!(two.netns().as_deref(), Some("keelson-walk"));
     }
 
     #[test]
     fn bad_names_are_refused() {
-        for name in ["", "Upper", "a/b", "..", "-x", "x-", "a23456789012345678901"] {
+        for name in [
+            "",
+            "Upper",
+            "a/b",
+            "..",
+            "-x",
+            "x-",
+            "a23456789012345678901",
+        ] {
             assert!(Layout::new(name).is_err(), "{name}");
         }
     }

@@ -127,11 +127,22 @@ fn run(arguments: Arguments) -> Result<()> {
         netns::enter(&name)?;
     }
     keelson_daemon::install_crypto();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
     runtime.block_on(async {
         match arguments.command {
-            Command::Up { no_example, no_kubeconfig, programs } => {
-                let options = up::Options { example: !no_example, merge_kubeconfig: !no_kubeconfig, programs };
+            Command::Up {
+                no_example,
+                no_kubeconfig,
+                programs,
+            } => {
+                let options = up::Options {
+                    example: !no_example,
+                    merge_kubeconfig: !no_kubeconfig,
+                    programs,
+                };
                 up::run(&layout, &options).await
             }
             Command::Down => down::run(&layout).await,
@@ -143,7 +154,9 @@ fn run(arguments: Arguments) -> Result<()> {
             },
             Command::Support { file } => support::run(&layout, &file).await,
             Command::Uninstall => uninstall::run(&layout).await,
-            Command::Supervise | Command::Check | Command::Kubeconfig | Command::Exec { .. } => Ok(()),
+            Command::Supervise | Command::Check | Command::Kubeconfig | Command::Exec { .. } => {
+                Ok(())
+            }
         }
     })
 }
@@ -154,6 +167,14 @@ fn exec(layout: &Layout, command: &[String]) -> Result<()> {
     if let Some(name) = layout.netns() {
         netns::enter(&name)?;
     }
-    let error = std::process::Command::new(&command[0]).args(&command[1..]).env("KUBECONFIG", layout.admin_conf()).exec();
-    Err(Failure::new(format!("cannot run {}: {error}", command[0]), "check that it is on the PATH").exit(127).into())
+    let error = std::process::Command::new(&command[0])
+        .args(&command[1..])
+        .env("KUBECONFIG", layout.admin_conf())
+        .exec();
+    Err(Failure::new(
+        format!("cannot run {}: {error}", command[0]),
+        "check that it is on the PATH",
+    )
+    .exit(127)
+    .into())
 }

@@ -23,7 +23,8 @@ pub fn path(name: &str) -> PathBuf {
 
 /// Whether it exists.
 pub fn exists(name: &str) -> bool {
-    nix::sys::statfs::statfs(&path(name)).is_ok_and(|fs| fs.filesystem_type() == nix::sys::statfs::NSFS_MAGIC)
+    nix::sys::statfs::statfs(&path(name))
+        .is_ok_and(|fs| fs.filesystem_type() == nix::sys::statfs::NSFS_MAGIC)
 }
 
 /// Makes the namespace with loopback up and the node's interface; returns the node's address.
@@ -34,7 +35,13 @@ pub fn ensure(name: &str) -> Result<IpAddr> {
         File::create(&target).with_context(|| format!("cannot make {}", target.display()))?;
         in_new_thread(move || {
             unshare(CloneFlags::CLONE_NEWNET)?;
-            mount(Some("/proc/thread-self/ns/net"), &target, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+            mount(
+                Some("/proc/thread-self/ns/net"),
+                &target,
+                None::<&str>,
+                MsFlags::MS_BIND,
+                None::<&str>,
+            )
         })?
         .context("cannot make a network namespace")?;
     }
@@ -44,9 +51,21 @@ pub fn ensure(name: &str) -> Result<IpAddr> {
         vec!["link", "add", "node0", "type", "dummy"],
         vec!["address", "replace", "198.51.100.10/24", "dev", "node0"],
         vec!["link", "set", "node0", "up"],
-        vec!["route", "replace", "default", "dev", "node0", "src", "198.51.100.10"],
+        vec![
+            "route",
+            "replace",
+            "default",
+            "dev",
+            "node0",
+            "src",
+            "198.51.100.10",
+        ],
     ] {
-        let output = std::process::Command::new("ip").args(["-n", name]).args(&arguments).output().context("cannot run ip: apt-get install iproute2")?;
+        let output = std::process::Command::new("ip")
+            .args(["-n", name])
+            .args(&arguments)
+            .output()
+            .context("cannot run ip: apt-get install iproute2")?;
         let message = String::from_utf8_lossy(&output.stderr);
         if !output.status.success() && !message.contains("File exists") {
             anyhow::bail!("ip {}: {}", arguments.join(" "), message.trim());
@@ -59,10 +78,13 @@ pub fn ensure(name: &str) -> Result<IpAddr> {
 pub fn remove(name: &str) -> Result<()> {
     let target = path(name);
     if exists(name) {
-        umount2(&target, MntFlags::MNT_DETACH).with_context(|| format!("cannot unmount {}", target.display()))?;
+        umount2(&target, MntFlags::MNT_DETACH)
+            .with_context(|| format!("cannot unmount {}", target.display()))?;
     }
     match std::fs::remove_file(&target) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).with_context(|| format!("cannot remove {}", target.display())),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", target.display()))
+        }
         _ => Ok(()),
     }
 }
@@ -70,10 +92,13 @@ pub fn remove(name: &str) -> Result<()> {
 /// Moves the calling thread into the namespace: for single-threaded moments only (before a runtime starts, or between fork and exec).
 pub fn enter(name: &str) -> Result<()> {
     let file = File::open(path(name)).with_context(|| format!("no network namespace {name}"))?;
-    setns(file.as_fd(), CloneFlags::CLONE_NEWNET).with_context(|| format!("cannot enter network namespace {name}"))
+    setns(file.as_fd(), CloneFlags::CLONE_NEWNET)
+        .with_context(|| format!("cannot enter network namespace {name}"))
 }
 
 /// Namespaces belong to threads: what changes one runs on a thread that ends with it.
 fn in_new_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
-    std::thread::spawn(work).join().map_err(|_| anyhow::anyhow!("the namespace thread failed"))
+    std::thread::spawn(work)
+        .join()
+        .map_err(|_| anyhow::anyhow!("the namespace thread failed"))
 }

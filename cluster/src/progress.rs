@@ -11,13 +11,19 @@ pub struct Progress {
 
 impl Default for Progress {
     fn default() -> Self {
-        Self { terminal: std::io::stderr().is_terminal() }
+        Self {
+            terminal: std::io::stderr().is_terminal(),
+        }
     }
 }
 
 impl Progress {
     /// Runs one step and prints its outcome with the seconds it took.
-    pub async fn step<T, E>(&self, title: &str, work: impl Future<Output = Result<T, E>>) -> Result<T, E> {
+    pub async fn step<T, E>(
+        &self,
+        title: &str,
+        work: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
         let started = Instant::now();
         if self.terminal {
             eprint!(" • {title} …");

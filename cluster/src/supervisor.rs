@@ -50,16 +50,26 @@ impl Running {
     pub fn find(file: &Path) -> Option<Self> {
         let text = std::fs::read_to_string(file).ok()?;
         let (pid, started) = text.trim().split_once(' ')?;
-        let found = Self { pid: pid.parse().ok()?, started: started.parse().ok()? };
+        let found = Self {
+            pid: pid.parse().ok()?,
+            started: started.parse().ok()?,
+        };
         (start_time(found.pid) == Some(found.started)).then_some(found)
     }
 
     fn of(pid: i32) -> Option<Self> {
-        Some(Self { pid, started: start_time(pid)? })
+        Some(Self {
+            pid,
+            started: start_time(pid)?,
+        })
     }
 
     fn record(self, file: &Path) -> Result<()> {
-        keelson_pki::file::write(file, format!("{} {}\n", self.pid, self.started).as_bytes(), 0o644)?;
+        keelson_pki::file::write(
+            file,
+            format!("{} {}\n", self.pid, self.started).as_bytes(),
+            0o644,
+        )?;
         Ok(())
     }
 
@@ -79,8 +89,13 @@ impl Running {
     /// Waits until it has ended, at most that long.
     pub fn wait(self, timeout: Duration) -> bool {
         let deadline = Instant::now() + timeout;
-        let Some(pid) = rustix::process::Pid::from_raw(self.pid) else { return true };
-        let Ok(pidfd) = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()) else { return !self.alive() };
+        let Some(pid) = rustix::process::Pid::from_raw(self.pid) else {
+            return true;
+        };
+        let Ok(pidfd) = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())
+        else {
+            return !self.alive();
+        };
         while self.alive() {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -132,7 +147,11 @@ pub fn start(layout: &Layout, components: &[Component]) -> Result<bool> {
     keelson_pki::file::write(&components_file(layout), &wanted, 0o600)?;
     let log = open_log(&layout.logs().join("keelson.log"))?;
     let mut command = Command::new(std::env::current_exe().context("cannot find this program")?);
-    command.args(["--name", &layout.name, "supervise"]).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+    command
+        .args(["--name", &layout.name, "supervise"])
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log);
     let netns = layout.netns();
     // SAFETY: between fork and exec only async-signal-safe calls are made: setsid, and open and setns by `enter`.
     unsafe {
@@ -145,7 +164,8 @@ pub fn start(layout: &Layout, components: &[Component]) -> Result<bool> {
         });
     }
     let child = command.spawn().context("cannot start the supervisor")?;
-    let started = Running::of(i32::try_from(child.id())?).context("the supervisor ended at once; see keelson.log in the log folder")?;
+    let started = Running::of(i32::try_from(child.id())?)
+        .context("the supervisor ended at once; see keelson.log in the log folder")?;
     started.record(&pid_file(layout, "supervisor"))?;
     Ok(true)
 }
@@ -182,8 +202,12 @@ fn end(process: Running) {
 /// The supervisor itself: runs until SIGTERM.
 pub fn supervise(layout: &Layout) -> Result<()> {
     let lock = File::create(layout.run().join("supervisor.lock"))?;
-    let Ok(_lock) = Flock::lock(lock, FlockArg::LockExclusiveNonblock) else { bail!("another supervisor runs for this cluster") };
-    let components: Vec<Component> = serde_json::from_slice(&std::fs::read(components_file(layout)).context("no components; run: keelson up")?)?;
+    let Ok(_lock) = Flock::lock(lock, FlockArg::LockExclusiveNonblock) else {
+        bail!("another supervisor runs for this cluster")
+    };
+    let components: Vec<Component> = serde_json::from_slice(
+        &std::fs::read(components_file(layout)).context("no components; run: keelson up")?,
+    )?;
     // Every thread started from here on inherits the mask, so that `wait` below is the only receiver.
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGTERM);
@@ -229,7 +253,9 @@ fn keep_alive(layout: &Layout, component: &Component, stopping: &AtomicBool) {
                     }
                 }
                 match child.wait() {
-                    Ok(status) if !stopping.load(Ordering::SeqCst) => eprintln!("{} ended: {status}", component.name),
+                    Ok(status) if !stopping.load(Ordering::SeqCst) => {
+                        eprintln!("{} ended: {status}", component.name)
+                    }
                     Ok(_) => {}
                     Err(error) => eprintln!("{}: {error}", component.name),
                 }
@@ -250,9 +276,16 @@ fn spawn(component: &Component, log: &Path) -> Result<std::process::Child> {
     command
         .args(&component.arguments)
         .env_clear()
-        .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+        .env(
+            "PATH",
+            "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        )
         .envs(component.environment.iter().map(|(k, v)| (k, v)))
-        .envs(["HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "RUST_LOG"].iter().filter_map(|k| std::env::var(k).ok().map(|v| (*k, v))))
+        .envs(
+            ["HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "RUST_LOG"]
+                .iter()
+                .filter_map(|k| std::env::var(k).ok().map(|v| (*k, v))),
+        )
         .stdin(Stdio::null())
         .stdout(output.try_clone()?)
         .stderr(output);
@@ -264,18 +297,26 @@ fn spawn(component: &Component, log: &Path) -> Result<std::process::Child> {
             Ok(())
         });
     }
-    command.spawn().with_context(|| format!("cannot start {}", component.program.display()))
+    command
+        .spawn()
+        .with_context(|| format!("cannot start {}", component.program.display()))
 }
 
 fn open_log(path: &Path) -> Result<File> {
     use std::os::unix::fs::OpenOptionsExt;
-    OpenOptions::new().create(true).append(true).mode(0o640).open(path).with_context(|| format!("cannot open {}", path.display()))
+    OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o640)
+        .open(path)
+        .with_context(|| format!("cannot open {}", path.display()))
 }
 
 /// Moves a log that has grown too large aside by copying, since the daemon keeps its file open (in append mode).
 fn rotate(log: &Path) {
     if std::fs::metadata(log).is_ok_and(|m| m.len() > LOG_MOST)
-        && let Err(error) = std::fs::copy(log, log.with_extension("log.1")).and_then(|_| OpenOptions::new().write(true).truncate(true).open(log))
+        && let Err(error) = std::fs::copy(log, log.with_extension("log.1"))
+            .and_then(|_| OpenOptions::new().write(true).truncate(true).open(log))
     {
         eprintln!("cannot rotate {}: {error}", log.display());
     }

@@ -14,7 +14,8 @@ const LOG_TAIL: usize = 1 << 20;
 
 /// Writes the bundle.
 pub async fn run(layout: &Layout, target: &Path) -> Result<()> {
-    let file = std::fs::File::create(target).with_context(|| format!("cannot make {}", target.display()))?;
+    let file = std::fs::File::create(target)
+        .with_context(|| format!("cannot make {}", target.display()))?;
     let mut archive = tar::Builder::new(GzEncoder::new(file, Compression::default()));
     let mut add = |name: String, content: &[u8]| -> Result<()> {
         let mut header = tar::Header::new_gnu();
@@ -23,16 +24,34 @@ pub async fn run(layout: &Layout, target: &Path) -> Result<()> {
         archive.append_data(&mut header, name, content)?;
         Ok(())
     };
-    add("version".into(), format!("{}\n", keelson_daemon::version::LONG).as_bytes())?;
-    for (name, path) in [("kernel", "/proc/version"), ("mounts", "/proc/self/mountinfo"), ("memory", "/proc/meminfo"), ("cgroups", "/proc/cgroups")] {
-        add(format!("host/{name}"), &std::fs::read(path).unwrap_or_default())?;
+    add(
+        "version".into(),
+        format!("{}\n", keelson_daemon::version::LONG).as_bytes(),
+    )?;
+    for (name, path) in [
+        ("kernel", "/proc/version"),
+        ("mounts", "/proc/self/mountinfo"),
+        ("memory", "/proc/meminfo"),
+        ("cgroups", "/proc/cgroups"),
+    ] {
+        add(
+            format!("host/{name}"),
+            &std::fs::read(path).unwrap_or_default(),
+        )?;
     }
-    for entry in std::fs::read_dir(layout.logs()).into_iter().flatten().flatten() {
+    for entry in std::fs::read_dir(layout.logs())
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
         let path = entry.path();
         if path.extension().is_some_and(|e| e == "log") {
             let content = std::fs::read(&path)?;
             let tail = &content[content.len().saturating_sub(LOG_TAIL)..];
-            add(format!("logs/{}", entry.file_name().to_string_lossy()), tail)?;
+            add(
+                format!("logs/{}", entry.file_name().to_string_lossy()),
+                tail,
+            )?;
         }
     }
     match crate::status::nodes(layout).await {
@@ -40,11 +59,17 @@ pub async fn run(layout: &Layout, target: &Path) -> Result<()> {
         Err(error) => add("nodes".into(), format!("{error:#}\n").as_bytes())?,
     }
     if let Ok(client) = crate::up::client(layout).await {
-        for (name, path) in [("events", "/api/v1/events"), ("leases", "/apis/coordination.k8s.io/v1/leases")] {
+        for (name, path) in [
+            ("events", "/api/v1/events"),
+            ("leases", "/apis/coordination.k8s.io/v1/leases"),
+        ] {
             let request = http::Request::get(path).body(Vec::new())?;
             match client.request_text(request).await {
                 Ok(text) => add(format!("objects/{name}.json"), text.as_bytes())?,
-                Err(error) => add(format!("objects/{name}.error"), error.to_string().as_bytes())?,
+                Err(error) => add(
+                    format!("objects/{name}.error"),
+                    error.to_string().as_bytes(),
+                )?,
             }
         }
     }

@@ -39,9 +39,16 @@ fn hardening(component: &str) -> &'static str {
 
 /// The text of a component's unit.
 pub fn unit(component: &Component) -> String {
-    let mut text = format!("# Written by `keelson up`.\n[Unit]\nDescription=Keelson {}\nWants=network-online.target\nAfter=network-online.target", component.name);
+    let mut text = format!(
+        "# Written by `keelson up`.\n[Unit]\nDescription=Keelson {}\nWants=network-online.target\nAfter=network-online.target",
+        component.name
+    );
     if component.name != "etcd" {
-        text.push_str(if component.name == "kube-apiserver" { " keelson-etcd.service" } else { " keelson-kube-apiserver.service" });
+        text.push_str(if component.name == "kube-apiserver" {
+            " keelson-etcd.service"
+        } else {
+            " keelson-kube-apiserver.service"
+        });
     }
     text.push_str("\nStartLimitIntervalSec=0\n\n[Service]\n");
     // Our daemons and etcd all speak sd_notify; only ours feed the watchdog.
@@ -91,7 +98,12 @@ pub fn start(components: &[Component]) -> Result<bool> {
 
 /// Stops and disables the units.
 pub fn stop() -> Result<()> {
-    let names: Vec<String> = NAMES.iter().rev().filter(|n| unit_path(n).exists()).map(|n| unit_name(n)).collect();
+    let names: Vec<String> = NAMES
+        .iter()
+        .rev()
+        .filter(|n| unit_path(n).exists())
+        .map(|n| unit_name(n))
+        .collect();
     if names.is_empty() {
         return Ok(());
     }
@@ -107,7 +119,9 @@ pub fn remove(layout: &Layout) -> Result<()> {
     }
     for name in NAMES {
         match std::fs::remove_file(unit_path(name)) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error).context("cannot remove a unit"),
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(error).context("cannot remove a unit");
+            }
             _ => {}
         }
     }
@@ -115,9 +129,16 @@ pub fn remove(layout: &Layout) -> Result<()> {
 }
 
 fn systemctl(arguments: &[&str]) -> Result<()> {
-    let output = std::process::Command::new("systemctl").args(arguments).output().context("cannot run systemctl")?;
+    let output = std::process::Command::new("systemctl")
+        .args(arguments)
+        .output()
+        .context("cannot run systemctl")?;
     if !output.status.success() {
-        bail!("systemctl {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim());
+        bail!(
+            "systemctl {}: {}",
+            arguments.join(" "),
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
     }
     Ok(())
 }
@@ -135,9 +156,19 @@ mod tests {
             environment: Vec::new(),
         };
         let text = unit(&component("kube-scheduler"));
-        assert!(text.contains("NoNewPrivileges=yes") && text.contains("After=network-online.target keelson-kube-apiserver.service"), "{text}");
-        assert!(text.contains("--a=b%%c"), "systemd expands percent signs: {text}");
+        assert!(
+            text.contains("NoNewPrivileges=yes")
+                && text.contains("After=network-online.target keelson-kube-apiserver.service"),
+            "{text}"
+        );
+        assert!(
+            text.contains("--a=b%%c"),
+            "systemd expands percent signs: {text}"
+        );
         let text = unit(&component("kubelet"));
-        assert!(text.contains("KillMode=process"), "containers outlive the kubelet: {text}");
+        assert!(
+            text.contains("KillMode=process"),
+            "containers outlive the kubelet: {text}"
+        );
     }
 }

@@ -16,7 +16,9 @@ use crate::components::{self, Facts, Programs};
 use crate::failure::Failure;
 use crate::layout::{Layout, node_name, primary_address};
 use crate::progress::Progress;
-use crate::{addons, check, configuration, example, images, kubeconfig, netns, status, supervisor, systemd};
+use crate::{
+    addons, check, configuration, example, images, kubeconfig, netns, status, supervisor, systemd,
+};
 
 /// How long the control plane may take to answer.
 const READY_TIMEOUT: Duration = Duration::from_secs(120);
@@ -36,8 +38,12 @@ pub struct Options {
 
 /// A client with the administrator's certificate, from inside the cluster's network namespace if it has one.
 pub async fn client(layout: &Layout) -> Result<Client> {
-    let kubeconfig = Kubeconfig::read_from(layout.admin_conf()).map_err(|_| Failure::new("the cluster was never started", "keelson up"))?;
-    let mut config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.context("admin.conf")?;
+    let kubeconfig = Kubeconfig::read_from(layout.admin_conf())
+        .map_err(|_| Failure::new("the cluster was never started", "keelson up"))?;
+    let mut config =
+        kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+            .await
+            .context("admin.conf")?;
     config.connect_timeout = Some(Duration::from_secs(5));
     config.read_timeout = Some(Duration::from_secs(60));
     Client::try_from(config).context("cannot make a client")
@@ -49,32 +55,69 @@ pub async fn run(layout: &Layout, options: &Options) -> Result<()> {
     if let Some(failure) = check::first_failure(layout) {
         return Err(failure.into());
     }
-    let node = if layout.is_default() { node_name() } else { format!("{}-node", layout.name) };
+    let node = if layout.is_default() {
+        node_name()
+    } else {
+        format!("{}-node", layout.name)
+    };
     let mut changed = false;
     let address = address(layout).await?;
     let certificates = progress
-        .step("certificates", async { Certificates::ensure(layout, &node, &[address]).context("certificates") })
+        .step("certificates", async {
+            Certificates::ensure(layout, &node, &[address]).context("certificates")
+        })
         .await?;
     changed |= certificates.apiserver.renewed;
     changed |= configuration::ensure(layout, &certificates, address)?;
     remember_sysctls(layout)?;
     let ours = programs(options)?;
-    changed |= progress.step("images", images::ensure(layout, &ours)).await?;
+    changed |= progress
+        .step("images", images::ensure(layout, &ours))
+        .await?;
 
-    let programs = Programs { ours, etcd: check::find_program("etcd").context("etcd has gone")? };
-    let rows = components::all(&Facts { layout, certificates: &certificates, programs: &programs, node: &node, address });
+    let programs = Programs {
+        ours,
+        etcd: check::find_program("etcd").context("etcd has gone")?,
+    };
+    let rows = components::all(&Facts {
+        layout,
+        certificates: &certificates,
+        programs: &programs,
+        node: &node,
+        address,
+    });
     changed |= progress
         .step("daemons", async {
-            tokio::task::block_in_place(|| if systemd::in_charge(layout) { systemd::start(&rows) } else { supervisor::start(layout, &rows) })
+            tokio::task::block_in_place(|| {
+                if systemd::in_charge(layout) {
+                    systemd::start(&rows)
+                } else {
+                    supervisor::start(layout, &rows)
+                }
+            })
         })
         .await?;
     let client = client(layout).await?;
-    progress.step("API server ready", wait_ready(&client, layout)).await?;
-    changed |= progress.step("cluster DNS", addons::apply(&client, addons::DNS)).await?;
+    progress
+        .step("API server ready", wait_ready(&client, layout))
+        .await?;
+    changed |= progress
+        .step("cluster DNS", addons::apply(&client, addons::DNS))
+        .await?;
     progress.step("node ready", wait_nodes(layout)).await?;
     if options.example {
-        let created = progress.step("the guide's example (sections 4 and 9)", example::create(&client)).await?;
-        progress.step("three replicas available", example::wait_available(&client, EXAMPLE_TIMEOUT)).await?;
+        let created = progress
+            .step(
+                "the guide's example (sections 4 and 9)",
+                example::create(&client),
+            )
+            .await?;
+        progress
+            .step(
+                "three replicas available",
+                example::wait_available(&client, EXAMPLE_TIMEOUT),
+            )
+            .await?;
         changed |= created;
     }
     if options.merge_kubeconfig {
@@ -82,7 +125,9 @@ pub async fn run(layout: &Layout, options: &Options) -> Result<()> {
         progress.done(&format!("context {} in the kubeconfig", layout.context()));
     }
     if changed {
-        println!("The cluster is up. Try:\n\n  kubectl get pods -o wide\n  kubectl port-forward svc/api-service 8080:3000\n");
+        println!(
+            "The cluster is up. Try:\n\n  kubectl get pods -o wide\n  kubectl port-forward svc/api-service 8080:3000\n"
+        );
     } else {
         println!("The cluster was up already; nothing was changed.");
     }
@@ -94,19 +139,40 @@ async fn address(layout: &Layout) -> Result<IpAddr> {
     match layout.netns() {
         // `main` entered the namespace before the runtime started its threads.
         Some(_) => Ok(netns::NODE_ADDRESS.into()),
-        None => primary_address()
-            .ok_or_else(|| Failure::new("this host has no address but loopback, and pods need one of the node", "ip address; ip route").into()),
+        None => primary_address().ok_or_else(|| {
+            Failure::new(
+                "this host has no address but loopback, and pods need one of the node",
+                "ip address; ip route",
+            )
+            .into()
+        }),
     }
 }
 
 fn programs(options: &Options) -> Result<PathBuf> {
     let folder = match &options.programs {
         Some(folder) => folder.clone(),
-        None => std::env::current_exe()?.parent().map(Path::to_path_buf).context("this program is in no folder")?,
+        None => std::env::current_exe()?
+            .parent()
+            .map(Path::to_path_buf)
+            .context("this program is in no folder")?,
     };
-    for name in ["kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "keelson-shim", "kube-proxy", "keelson-dns", "example-api"] {
+    for name in [
+        "kube-apiserver",
+        "kube-controller-manager",
+        "kube-scheduler",
+        "kubelet",
+        "keelson-shim",
+        "kube-proxy",
+        "keelson-dns",
+        "example-api",
+    ] {
         if !folder.join(name).is_file() {
-            return Err(Failure::new(format!("{} is missing", folder.join(name).display()), "make build").into());
+            return Err(Failure::new(
+                format!("{} is missing", folder.join(name).display()),
+                "make build",
+            )
+            .into());
         }
     }
     Ok(folder)
@@ -119,7 +185,11 @@ fn remember_sysctls(layout: &Layout) -> Result<()> {
         return Ok(());
     }
     let mut before = BTreeMap::new();
-    for path in ["/proc/sys/net/ipv4/ip_forward", "/proc/sys/net/ipv6/conf/all/forwarding", "/proc/sys/net/bridge/bridge-nf-call-iptables"] {
+    for path in [
+        "/proc/sys/net/ipv4/ip_forward",
+        "/proc/sys/net/ipv6/conf/all/forwarding",
+        "/proc/sys/net/bridge/bridge-nf-call-iptables",
+    ] {
         if let Ok(value) = std::fs::read_to_string(path) {
             before.insert(path, value);
         }
@@ -131,14 +201,26 @@ fn remember_sysctls(layout: &Layout) -> Result<()> {
 async fn wait_ready(client: &Client, layout: &Layout) -> Result<()> {
     let deadline = tokio::time::Instant::now() + READY_TIMEOUT;
     loop {
-        let answer = client.request_text(http::Request::get("/readyz").body(Vec::new())?).await;
+        let answer = client
+            .request_text(http::Request::get("/readyz").body(Vec::new())?)
+            .await;
         match answer {
             Ok(text) if text == "ok" => return Ok(()),
-            _ if tokio::time::Instant::now() < deadline => tokio::time::sleep(Duration::from_millis(100)).await,
+            _ if tokio::time::Instant::now() < deadline => {
+                tokio::time::sleep(Duration::from_millis(100)).await
+            }
             Ok(text) => bail!("the API server is not ready: {text}"),
             Err(error) => {
                 let what = format!("the API server does not answer: {error}");
-                return Err(Failure::new(what, format!("tail {}/kube-apiserver.log {}/etcd.log", layout.logs().display(), layout.logs().display())).into());
+                return Err(Failure::new(
+                    what,
+                    format!(
+                        "tail {}/kube-apiserver.log {}/etcd.log",
+                        layout.logs().display(),
+                        layout.logs().display()
+                    ),
+                )
+                .into());
             }
         }
     }
@@ -149,11 +231,22 @@ async fn wait_nodes(layout: &Layout) -> Result<()> {
     loop {
         let nodes = status::nodes(layout).await;
         match nodes {
-            Ok(nodes) if !nodes.is_empty() && nodes.iter().all(|(_, ready)| *ready) => return Ok(()),
-            _ if tokio::time::Instant::now() < deadline => tokio::time::sleep(Duration::from_millis(100)).await,
+            Ok(nodes) if !nodes.is_empty() && nodes.iter().all(|(_, ready)| *ready) => {
+                return Ok(());
+            }
+            _ if tokio::time::Instant::now() < deadline => {
+                tokio::time::sleep(Duration::from_millis(100)).await
+            }
             Ok(nodes) => {
                 let what = format!("the node is not ready: {nodes:?}");
-                return Err(Failure::new(what, format!("kubectl describe nodes; tail {}/kubelet.log", layout.logs().display())).into());
+                return Err(Failure::new(
+                    what,
+                    format!(
+                        "kubectl describe nodes; tail {}/kubelet.log",
+                        layout.logs().display()
+                    ),
+                )
+                .into());
             }
             Err(error) => return Err(error),
         }

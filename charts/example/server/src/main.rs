@@ -28,10 +28,16 @@ fn main() -> std::io::Result<()> {
     signals.add(Signal::SIGTERM);
     signals.add(Signal::SIGINT);
     signals.thread_block()?;
-    let port = std::env::var("PORT").ok().and_then(|p| p.parse().ok()).unwrap_or(3000);
+    let port = std::env::var("PORT")
+        .ok()
+        .and_then(|p| p.parse().ok())
+        .unwrap_or(3000);
     let listener = TcpListener::bind(("0.0.0.0", port))?;
     println!("listening on {port}, version {}", setting("API_VERSION"));
-    let state = Arc::new(State { stopping: AtomicBool::new(false), busy: AtomicUsize::new(0) });
+    let state = Arc::new(State {
+        stopping: AtomicBool::new(false),
+        busy: AtomicUsize::new(0),
+    });
     let accepting = state.clone();
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
@@ -77,7 +83,12 @@ fn serve(stream: &TcpStream, state: &State) -> std::io::Result<()> {
 }
 
 /// Answers one request; returns whether the connection stays open.
-fn answer(line: &str, reader: &mut BufReader<&TcpStream>, mut stream: &TcpStream, state: &State) -> std::io::Result<bool> {
+fn answer(
+    line: &str,
+    reader: &mut BufReader<&TcpStream>,
+    mut stream: &TcpStream,
+    state: &State,
+) -> std::io::Result<bool> {
     let (mut length, mut close) = (0usize, line.contains("HTTP/1.0"));
     let mut headers = 0;
     loop {
@@ -99,13 +110,21 @@ fn answer(line: &str, reader: &mut BufReader<&TcpStream>, mut stream: &TcpStream
         }
     }
     if length > BODY_MOST {
-        respond(&mut stream, "413 Payload Too Large", "body too large\n", true)?;
+        respond(
+            &mut stream,
+            "413 Payload Too Large",
+            "body too large\n",
+            true,
+        )?;
         return Ok(false);
     }
     let mut body = vec![0; length];
     reader.read_exact(&mut body)?;
     let mut words = line.split_whitespace();
-    let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or("/"));
+    let (method, target) = (
+        words.next().unwrap_or_default(),
+        words.next().unwrap_or("/"),
+    );
     let path = target.split('?').next().unwrap_or("/");
     // A connection kept open would keep a pod that is going away in use.
     let close = close || state.stopping.load(Ordering::SeqCst);
@@ -113,7 +132,14 @@ fn answer(line: &str, reader: &mut BufReader<&TcpStream>, mut stream: &TcpStream
         ("GET" | "HEAD", "/health" | "/healthz") => ("200 OK", "ok\n".to_owned()),
         ("GET", "/settings") => ("200 OK", settings()),
         ("GET", "/version") => ("200 OK", format!("{}\n", setting("API_VERSION"))),
-        ("GET", "/") => ("200 OK", format!("api {} on {}\n", setting("API_VERSION"), setting("HOSTNAME"))),
+        ("GET", "/") => (
+            "200 OK",
+            format!(
+                "api {} on {}\n",
+                setting("API_VERSION"),
+                setting("HOSTNAME")
+            ),
+        ),
         ("POST" | "PUT", "/echo") => ("200 OK", String::from_utf8_lossy(&body).into_owned()),
         _ => ("404 Not Found", "not found\n".to_owned()),
     };
@@ -124,7 +150,13 @@ fn answer(line: &str, reader: &mut BufReader<&TcpStream>, mut stream: &TcpStream
 /// The names of the settings, and the values of those that are no secrets.
 fn settings() -> String {
     let mut text = String::new();
-    for (name, secret) in [("NODE_ENV", false), ("LOG_LEVEL", false), ("API_URL", false), ("DATABASE_URL", true), ("JWT_SECRET", true)] {
+    for (name, secret) in [
+        ("NODE_ENV", false),
+        ("LOG_LEVEL", false),
+        ("API_URL", false),
+        ("DATABASE_URL", true),
+        ("JWT_SECRET", true),
+    ] {
         let value = match std::env::var(name) {
             Ok(_) if secret => "(set)".to_owned(),
             Ok(value) => value,
@@ -137,6 +169,9 @@ fn settings() -> String {
 
 fn respond(stream: &mut &TcpStream, status: &str, body: &str, close: bool) -> std::io::Result<()> {
     let connection = if close { "close" } else { "keep-alive" };
-    let text = format!("HTTP/1.1 {status}\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: {}\r\nconnection: {connection}\r\n\r\n{body}", body.len());
+    let text = format!(
+        "HTTP/1.1 {status}\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: {}\r\nconnection: {connection}\r\n\r\n{body}",
+        body.len()
+    );
     stream.write_all(text.as_bytes())
 }
