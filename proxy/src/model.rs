@@ -255,6 +255,7 @@ fn collect(
             for endpoint in slice
                 .endpoints
                 .iter()
+                .flatten()
                 .filter(|e| usable(e) && (node.is_none() || e.node_name.as_deref() == node))
             {
                 // Only the first address counts: the others are the same backend (EndpointSlice API).

@@ -7,9 +7,17 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddrV4;
 
-use crate::model::{Front, Masquerade, Otherwise, Virtual};
+use crate::model::{Front, Masquerade, Otherwise, Protocol, Virtual};
 
-/// A set or map of our table.
+fn per_protocol(protocol: Protocol, names: [&'static str; 3]) -> &'static str {
+    match protocol {
+        Protocol::Tcp => names[0],
+        Protocol::Udp => names[1],
+        Protocol::Sctp => names[2],
+    }
+}
+
+/// A set or map of our table. Maps whose values are endpoints are one a protocol, since nft types a value's port by its protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Map {
     /// Address, protocol, port → chain.
@@ -17,17 +25,17 @@ pub enum Map {
     /// Protocol, port → chain.
     NodePorts,
     /// Address, protocol, port, position → endpoint.
-    Endpoints,
+    Endpoints(Protocol),
     /// Protocol, port, position → endpoint.
-    NodeEndpoints,
+    NodeEndpoints(Protocol),
     /// Address, protocol, port, position → number of the endpoint.
     AffinityNumbers,
     /// Address, protocol, port, number → endpoint.
-    AffinityEndpoints,
+    AffinityEndpoints(Protocol),
     /// Protocol, port, position → number of the endpoint.
     NodeAffinityNumbers,
     /// Protocol, port, number → endpoint.
-    NodeAffinityEndpoints,
+    NodeAffinityEndpoints(Protocol),
     /// Endpoint, the same endpoint: traffic that comes back to its sender.
     Hairpin,
     /// Addresses whose traffic is refused.
@@ -46,12 +54,36 @@ impl Map {
         match self {
             Self::Services => "services",
             Self::NodePorts => "node-ports",
-            Self::Endpoints => "endpoints",
-            Self::NodeEndpoints => "node-endpoints",
+            Self::Endpoints(protocol) => per_protocol(
+                protocol,
+                ["endpoints-tcp", "endpoints-udp", "endpoints-sctp"],
+            ),
+            Self::NodeEndpoints(protocol) => per_protocol(
+                protocol,
+                [
+                    "node-endpoints-tcp",
+                    "node-endpoints-udp",
+                    "node-endpoints-sctp",
+                ],
+            ),
             Self::AffinityNumbers => "affinity-numbers",
-            Self::AffinityEndpoints => "affinity-endpoints",
+            Self::AffinityEndpoints(protocol) => per_protocol(
+                protocol,
+                [
+                    "affinity-endpoints-tcp",
+                    "affinity-endpoints-udp",
+                    "affinity-endpoints-sctp",
+                ],
+            ),
             Self::NodeAffinityNumbers => "node-affinity-numbers",
-            Self::NodeAffinityEndpoints => "node-affinity-endpoints",
+            Self::NodeAffinityEndpoints(protocol) => per_protocol(
+                protocol,
+                [
+                    "node-affinity-endpoints-tcp",
+                    "node-affinity-endpoints-udp",
+                    "node-affinity-endpoints-sctp",
+                ],
+            ),
             Self::Hairpin => "hairpin",
             Self::Reject => "reject-services",
             Self::RejectNode => "reject-node-ports",
@@ -66,6 +98,8 @@ impl Map {
 pub struct Pick {
     /// Of how many.
     pub count: usize,
+    /// Of which protocol.
+    pub protocol: Protocol,
     /// For node ports, which have a key of their own.
     pub node: bool,
     /// Whose address is hidden.
@@ -77,7 +111,12 @@ pub struct Pick {
 impl Pick {
     /// Name of the chain.
     pub fn name(self) -> String {
-        let mut name = format!("{}pick{}", if self.node { "node-" } else { "" }, self.count);
+        let mut name = format!(
+            "{}{}-pick{}",
+            if self.node { "node-" } else { "" },
+            self.protocol,
+            self.count
+        );
         if let Some(seconds) = self.affinity {
             name.push_str(&format!("-affinity{seconds}"));
         }
@@ -280,9 +319,11 @@ fn elements(
     into: &mut Elements,
     chains: &mut BTreeSet<Pick>,
 ) {
-    let (key, node) = match virtual_.front {
-        Front::Address(ip, protocol, port) => (format!("{ip} . {protocol} . {port}"), false),
-        Front::Node(protocol, port) => (format!("{protocol} . {port}"), true),
+    let (key, protocol, node) = match virtual_.front {
+        Front::Address(ip, protocol, port) => {
+            (format!("{ip} . {protocol} . {port}"), protocol, false)
+        }
+        Front::Node(protocol, port) => (format!("{protocol} . {port}"), protocol, true),
     };
     if endpoints.is_empty() {
         let map = match (virtual_.otherwise, node) {
@@ -296,12 +337,16 @@ fn elements(
     }
     let affinity = virtual_.affinity;
     let (numbered, numbered_endpoints) = if node {
-        (Map::NodeAffinityNumbers, Map::NodeAffinityEndpoints)
+        (
+            Map::NodeAffinityNumbers,
+            Map::NodeAffinityEndpoints(protocol),
+        )
     } else {
-        (Map::AffinityNumbers, Map::AffinityEndpoints)
+        (Map::AffinityNumbers, Map::AffinityEndpoints(protocol))
     };
     let pick = Pick {
         count: endpoints.len(),
+        protocol,
         node,
         masquerade: virtual_.masquerade,
         affinity,
@@ -320,9 +365,9 @@ fn elements(
             into.insert((numbered_endpoints, format!("{key} . {number:#x}")), target);
         } else {
             let map = if node {
-                Map::NodeEndpoints
+                Map::NodeEndpoints(protocol)
             } else {
-                Map::Endpoints
+                Map::Endpoints(protocol)
             };
             into.insert((map, format!("{key} . {position}")), target);
         }
@@ -336,7 +381,6 @@ fn elements(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Protocol;
 
     fn endpoint(last: u8) -> SocketAddrV4 {
         SocketAddrV4::new([10, 244, 0, last].into(), 3000)
@@ -404,14 +448,20 @@ mod tests {
         rules.set("n/a", &[service(1, &[1])]);
         let second = rules.set("n/b", &[service(1, &[2])]);
         assert!(
-            !second.add.keys().any(|(map, _)| *map == Map::Endpoints),
+            !second
+                .add
+                .keys()
+                .any(|(map, _)| matches!(map, Map::Endpoints(_))),
             "{second:?}"
         );
         let takeover = rules.set("n/a", &[]);
         assert_eq!(
             takeover
                 .add
-                .get(&(Map::Endpoints, "10.96.0.1 . tcp . 80 . 0".into()))
+                .get(&(
+                    Map::Endpoints(Protocol::Tcp),
+                    "10.96.0.1 . tcp . 80 . 0".into()
+                ))
                 .map(String::as_str),
             Some("10.244.0.2 . 3000")
         );

@@ -16,7 +16,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use tokio::sync::watch;
 
 use crate::config::Config;
-use crate::model::Virtual;
+use crate::model::{Protocol, Virtual};
 use crate::ruleset::{Delta, Elements, Map, Ruleset};
 use crate::transaction;
 
@@ -180,13 +180,16 @@ impl Sync {
 fn stale_flows(elements: &Elements) -> BTreeSet<(SocketAddrV4, SocketAddrV4)> {
     elements
         .iter()
-        .filter(|((map, _), _)| matches!(map, Map::Endpoints | Map::AffinityEndpoints))
+        .filter(|((map, _), _)| {
+            matches!(
+                map,
+                Map::Endpoints(Protocol::Udp) | Map::AffinityEndpoints(Protocol::Udp)
+            )
+        })
         .filter_map(|((_, key), target)| {
             let mut parts = key.split(" . ");
             let ip: Ipv4Addr = parts.next()?.parse().ok()?;
-            if parts.next()? != "udp" {
-                return None;
-            }
+            parts.next()?;
             let front = SocketAddrV4::new(ip, parts.next()?.parse().ok()?);
             let (ip, port) = target.split_once(" . ")?;
             Some((
@@ -200,7 +203,7 @@ fn stale_flows(elements: &Elements) -> BTreeSet<(SocketAddrV4, SocketAddrV4)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Front, Masquerade, Otherwise, Protocol};
+    use crate::model::{Front, Masquerade, Otherwise};
     use keelson_net::nft::{Fake, NftError};
 
     fn virtual_(endpoints: &[u8]) -> Virtual {

@@ -6,7 +6,7 @@
 use std::fmt::Write;
 
 use crate::config::Config;
-use crate::model::Masquerade;
+use crate::model::{Masquerade, Protocol};
 use crate::ruleset::{Delta, Map, Pick};
 
 /// Our table.
@@ -32,50 +32,37 @@ pub fn cold(config: &Config, everything: &Delta) -> String {
     );
     let service = |rest: &str| format!("typeof {SERVICE_KEY}{rest}");
     let node = |rest: &str| format!("typeof {NODE_KEY}{rest}");
-    let endpoint = " : ip daddr . th dport";
-    declare(
-        &mut text,
-        "map",
-        Map::Services.name(),
-        &service(" : verdict"),
+    let mut map = |map: Map, type_: String| declare(&mut text, "map", map.name(), &type_);
+    map(Map::Services, service(" : verdict"));
+    map(Map::NodePorts, node(" : verdict"));
+    map(
+        Map::AffinityNumbers,
+        service(" . numgen random mod 2 : ct mark"),
     );
-    declare(&mut text, "map", Map::NodePorts.name(), &node(" : verdict"));
-    declare(
-        &mut text,
-        "map",
-        Map::Endpoints.name(),
-        &service(&format!(" . numgen random mod 2{endpoint}")),
+    map(
+        Map::NodeAffinityNumbers,
+        node(" . numgen random mod 2 : ct mark"),
     );
-    declare(
-        &mut text,
-        "map",
-        Map::NodeEndpoints.name(),
-        &node(&format!(" . numgen random mod 2{endpoint}")),
-    );
-    declare(
-        &mut text,
-        "map",
-        Map::AffinityNumbers.name(),
-        &service(" . numgen random mod 2 : ct mark"),
-    );
-    declare(
-        &mut text,
-        "map",
-        Map::AffinityEndpoints.name(),
-        &service(&format!(" . ct mark{endpoint}")),
-    );
-    declare(
-        &mut text,
-        "map",
-        Map::NodeAffinityNumbers.name(),
-        &node(" . numgen random mod 2 : ct mark"),
-    );
-    declare(
-        &mut text,
-        "map",
-        Map::NodeAffinityEndpoints.name(),
-        &node(&format!(" . ct mark{endpoint}")),
-    );
+    for protocol in [Protocol::Tcp, Protocol::Udp, Protocol::Sctp] {
+        // Typed by `th dport`, a value could not be used by a rule that is added later (nft 1.0.6).
+        let endpoint = format!(" : ip daddr . {protocol} dport");
+        map(
+            Map::Endpoints(protocol),
+            service(&format!(" . numgen random mod 2{endpoint}")),
+        );
+        map(
+            Map::NodeEndpoints(protocol),
+            node(&format!(" . numgen random mod 2{endpoint}")),
+        );
+        map(
+            Map::AffinityEndpoints(protocol),
+            service(&format!(" . ct mark{endpoint}")),
+        );
+        map(
+            Map::NodeAffinityEndpoints(protocol),
+            node(&format!(" . ct mark{endpoint}")),
+        );
+    }
     let dynamic = format!(" : ct mark ; flags dynamic,timeout ; size {AFFINITY_SIZE}");
     declare(
         &mut text,
@@ -219,17 +206,17 @@ fn pick_chain(text: &mut String, config: &Config, pick: Pick) {
     let (key, endpoints, numbers, numbered, affinity) = if pick.node {
         (
             NODE_KEY,
-            Map::NodeEndpoints,
+            Map::NodeEndpoints(pick.protocol),
             Map::NodeAffinityNumbers,
-            Map::NodeAffinityEndpoints,
+            Map::NodeAffinityEndpoints(pick.protocol),
             "node-affinity",
         )
     } else {
         (
             SERVICE_KEY,
-            Map::Endpoints,
+            Map::Endpoints(pick.protocol),
             Map::AffinityNumbers,
-            Map::AffinityEndpoints,
+            Map::AffinityEndpoints(pick.protocol),
             "affinity",
         )
     };
@@ -254,6 +241,10 @@ fn pick_chain(text: &mut String, config: &Config, pick: Pick) {
             // A client that is bound: if its endpoint has gone, the look-up finds nothing and the rule ends there.
             rules.push(format!("ct mark set ip saddr . {key} map @{affinity}"));
             rules.push(format!("ct mark != 0 {remember} {translate}"));
+            // `update` keeps the value of an element that is there, so what is stale goes first.
+            rules.push(format!(
+                "ct mark != 0 delete @{affinity} {{ ip saddr . {key} : ct mark }}"
+            ));
             rules.push(format!(
                 "ct mark set {key} . {position} map @{}",
                 numbers.name()
@@ -286,11 +277,15 @@ mod tests {
     fn a_change_is_one_statement_a_map() {
         let element = |map, key: &str, value: &str| ((map, key.to_owned()), value.to_owned());
         let change = Delta {
-            remove: Elements::from([element(Map::Services, "10.96.0.1 . tcp . 80", "goto pick1")]),
+            remove: Elements::from([element(
+                Map::Services,
+                "10.96.0.1 . tcp . 80",
+                "goto tcp-pick1",
+            )]),
             add: Elements::from([
-                element(Map::Services, "10.96.0.1 . tcp . 80", "goto pick2"),
+                element(Map::Services, "10.96.0.1 . tcp . 80", "goto tcp-pick2"),
                 element(
-                    Map::Endpoints,
+                    Map::Endpoints(Protocol::Tcp),
                     "10.96.0.1 . tcp . 80 . 1",
                     "10.244.0.3 . 3000",
                 ),
@@ -298,6 +293,7 @@ mod tests {
             ]),
             chains: [Pick {
                 count: 2,
+                protocol: Protocol::Tcp,
                 node: false,
                 masquerade: Masquerade::OffCluster,
                 affinity: None,
@@ -305,12 +301,12 @@ mod tests {
             .into(),
         };
         expect_test::expect![[r#"
-            add chain ip keelson-proxy pick2
-            add rule ip keelson-proxy pick2 ip saddr != 10.244.0.0/16 meta mark set meta mark or 0x4000
-            add rule ip keelson-proxy pick2 dnat ip to ip daddr . meta l4proto . th dport . numgen random mod 2 map @endpoints
+            add chain ip keelson-proxy tcp-pick2
+            add rule ip keelson-proxy tcp-pick2 ip saddr != 10.244.0.0/16 meta mark set meta mark or 0x4000
+            add rule ip keelson-proxy tcp-pick2 dnat ip to ip daddr . meta l4proto . th dport . numgen random mod 2 map @endpoints-tcp
             delete element ip keelson-proxy services { 10.96.0.1 . tcp . 80 }
-            add element ip keelson-proxy services { 10.96.0.1 . tcp . 80 : goto pick2 }
-            add element ip keelson-proxy endpoints { 10.96.0.1 . tcp . 80 . 1 : 10.244.0.3 . 3000 }
+            add element ip keelson-proxy services { 10.96.0.1 . tcp . 80 : goto tcp-pick2 }
+            add element ip keelson-proxy endpoints-tcp { 10.96.0.1 . tcp . 80 . 1 : 10.244.0.3 . 3000 }
             add element ip keelson-proxy hairpin { 10.244.0.3 . 10.244.0.3 }
         "#]]
         .assert_eq(&delta(&config(), &change));
