@@ -1,0 +1,263 @@
+//! Puts a server together: cache, keys, authenticators, authorizers, admission, health.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use keelson_admission::{Chain, Environment};
+use keelson_auth::authenticate::{Authenticator, Config, TokenAuthenticator, x509::X509Error};
+use keelson_auth::node::NodeAuthorizer;
+use keelson_auth::rbac::Index;
+use keelson_auth::service_account::{Issuer, KeyError, Keys, ServiceAccountTokens, TokenRequests};
+use keelson_auth::{Answer, Attributes, Authorizer, Decision, Lookup, Rules, Union, User};
+use keelson_daemon::tls::TlsError;
+use keelson_registry::kinds;
+use keelson_storage::{Cache, CacheOptions, Store};
+use tokio_util::sync::CancellationToken;
+
+use crate::discovery::Documents;
+use crate::feeds::{self, Feed};
+use crate::filters::Limits;
+use crate::health::{Groups, Health};
+use crate::hooks::Hooks;
+use crate::lookup::{Objects, Writes};
+use crate::metrics::Metrics;
+use crate::options::Options;
+use crate::proxying::Backends;
+use crate::resources::Resources;
+use crate::server::Server;
+
+/// Paths that are answered without credentials.
+const ANONYMOUS_PATHS: [&str; 4] = ["/healthz", "/livez", "/readyz", "/version"];
+/// How long the store may take to answer a health check.
+const STORE_CHECK: Duration = Duration::from_secs(2);
+
+/// Why a server can't be put together.
+#[derive(Debug, thiserror::Error)]
+pub enum AssembleError {
+    /// A CA of client certificates is no use.
+    #[error("client certificates: {0}")]
+    Authentication(#[from] X509Error),
+    /// A key of service accounts is no use.
+    #[error("service account keys: {0}")]
+    Keys(#[from] KeyError),
+    /// A certificate towards kubelets is no use.
+    #[error("certificates towards kubelets: {0}")]
+    Backends(#[from] TlsError),
+    /// An admission plugin doesn't exist.
+    #[error("admission: {0}")]
+    Admission(String),
+}
+
+/// Builds the server over a store and waits until its cache and its authorizers have seen everything stored.
+pub async fn assemble(
+    options: Options,
+    store: Arc<dyn Store>,
+    stop: CancellationToken,
+) -> Result<Arc<Server>, AssembleError> {
+    let resources = Arc::new(Resources::new(&options.etcd_prefix));
+    let cache = Cache::start(
+        store.clone(),
+        CacheOptions::default(),
+        resources.cache_config(),
+    );
+    let objects: Arc<dyn Lookup> = Arc::new(Objects::new(
+        resources.clone(),
+        store.clone(),
+        cache.clone(),
+    ));
+
+    let issuer = Arc::new(Issuer {
+        issuers: options.service_account_issuers.clone(),
+        keys: Arc::new(keys(&options)?),
+    });
+    let tokens: Vec<Arc<dyn TokenAuthenticator>> = vec![Arc::new(ServiceAccountTokens::new(
+        issuer.clone(),
+        options.api_audiences.clone(),
+        objects.clone(),
+    ))];
+    let authenticator = Authenticator::new(Config {
+        client_ca_pem: options.client_ca.clone(),
+        front_proxy: options.front_proxy.clone(),
+        tokens,
+        anonymous_paths: ANONYMOUS_PATHS.iter().map(|p| (*p).to_owned()).collect(),
+    })?;
+    let token_requests = TokenRequests {
+        issuer: issuer.clone(),
+        audiences: options.api_audiences.clone(),
+        max_expiration: options
+            .max_token_expiration
+            .map(|d| i64::try_from(d.as_secs()).unwrap_or(i64::MAX)),
+        extend_expiration: options.extend_token_expiration,
+    };
+
+    let rbac = Arc::new(Index::new());
+    let node = Arc::new(NodeAuthorizer::new());
+    let authorizer = authorizer(&options.authorization_modes, &rbac, &node);
+    let admission = Chain::new(&options.enable_admission, &options.disable_admission)
+        .map_err(|e| AssembleError::Admission(e.to_string()))?;
+    let environment = Environment {
+        lookup: objects.clone(),
+        writer: Arc::new(Writes::new(resources.clone(), store.clone())),
+        authorizer: authorizer.clone(),
+    };
+    let limits = Limits::new(
+        options.max_requests_inflight,
+        options.max_mutating_requests_inflight,
+    );
+    let server = Arc::new(Server {
+        documents: Documents::new(&resources, &options),
+        backends: Backends::new(&options)?,
+        health: health(&store, &cache, &stop),
+        metrics: Metrics::new(|group, resource| {
+            kinds::ALL
+                .iter()
+                .any(|k| k.group == group && k.plural == resource)
+        }),
+        hooks: Hooks::new(&options),
+        limits,
+        options,
+        resources,
+        store,
+        cache,
+        lookup: objects,
+        authenticator,
+        authorizer,
+        rbac: rbac.clone(),
+        issuer,
+        token_requests,
+        admission,
+        environment,
+        stop,
+    });
+    server.cache.ready().await;
+    let node_graph = node.clone();
+    feeds::start(
+        &server,
+        vec![
+            Feed::new(
+                &[
+                    "roles.rbac.authorization.k8s.io",
+                    "clusterroles.rbac.authorization.k8s.io",
+                ],
+                rbac.clone(),
+            ),
+            Feed::new(
+                &[
+                    "rolebindings.rbac.authorization.k8s.io",
+                    "clusterrolebindings.rbac.authorization.k8s.io",
+                ],
+                rbac,
+            ),
+            Feed::new(
+                &[
+                    "pods",
+                    "persistentvolumes",
+                    "volumeattachments.storage.k8s.io",
+                    "resourceslices.resource.k8s.io",
+                ],
+                Arc::new(feeds::NodeGraph(node_graph)),
+            ),
+        ],
+    )
+    .await;
+    Ok(server)
+}
+
+fn keys(options: &Options) -> Result<Keys, KeyError> {
+    let mut keys = Keys::new();
+    keys.set_signing(&options.service_account_signing_key)?;
+    for pem in &options.service_account_keys {
+        keys.add_verifying(pem)?;
+    }
+    Ok(keys)
+}
+
+fn authorizer(
+    modes: &[String],
+    rbac: &Arc<Index>,
+    node: &Arc<NodeAuthorizer>,
+) -> Arc<dyn Authorizer> {
+    let chain = modes
+        .iter()
+        .map(|mode| -> Arc<dyn Authorizer> {
+            match mode.as_str() {
+                "Node" => node.clone(),
+                "RBAC" => rbac.clone(),
+                "AlwaysAllow" => Arc::new(Always(Decision::Allow)),
+                _ => Arc::new(Always(Decision::NoOpinion)),
+            }
+        })
+        .collect();
+    Arc::new(Union::new(chain))
+}
+
+/// `AlwaysAllow` and `AlwaysDeny`.
+struct Always(Decision);
+
+impl Authorizer for Always {
+    fn authorize(&self, _: &Attributes) -> Answer {
+        Answer {
+            decision: self.0,
+            reason: if self.0 == Decision::Allow {
+                String::new()
+            } else {
+                "Everything is forbidden.".to_owned()
+            },
+        }
+    }
+
+    fn rules(&self, _: &User, _: &str) -> Rules {
+        Rules::default()
+    }
+}
+
+fn health(store: &Arc<dyn Store>, cache: &Cache, stop: &CancellationToken) -> Health {
+    let mut health = Health::default();
+    health.add("ping", Groups::All, Arc::new(|| Box::pin(async { Ok(()) })));
+    let checked = store.clone();
+    health.add(
+        "etcd",
+        Groups::All,
+        Arc::new(move || {
+            let store = checked.clone();
+            Box::pin(async move {
+                match tokio::time::timeout(STORE_CHECK, store.current_revision()).await {
+                    Ok(Ok(_)) => Ok(()),
+                    Ok(Err(e)) => Err(e.to_string()),
+                    Err(_) => Err("no answer in time".to_owned()),
+                }
+            })
+        }),
+    );
+    let cache = cache.clone();
+    health.add(
+        "informer-sync",
+        Groups::Ready,
+        Arc::new(move || {
+            let ready = cache.is_ready();
+            Box::pin(async move {
+                if ready {
+                    Ok(())
+                } else {
+                    Err("the watch cache is not filled yet".to_owned())
+                }
+            })
+        }),
+    );
+    let stop = stop.clone();
+    health.add(
+        "shutdown",
+        Groups::Ready,
+        Arc::new(move || {
+            let stopping = stop.is_cancelled();
+            Box::pin(async move {
+                if stopping {
+                    Err("process is shutting down".to_owned())
+                } else {
+                    Ok(())
+                }
+            })
+        }),
+    );
+    health
+}

@@ -1,0 +1,430 @@
+//! The command line: upstream's flags, read into [`crate::options::Options`].
+//!
+//! A flag of upstream whose function isn't here is refused by name unless its value asks for nothing.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{ArgAction, Parser};
+
+use crate::duration;
+
+/// The Kubernetes API server: validates and stores the state of a cluster, and lets every other part watch it.
+#[derive(Debug, Clone, Parser)]
+#[command(
+    name = "kube-apiserver",
+    disable_version_flag = true,
+    rename_all = "kebab-case"
+)]
+pub struct Flags {
+    /// Print version information and quit.
+    #[arg(long, num_args = 0..=1, default_missing_value = "true")]
+    pub version: Option<String>,
+
+    /// List of etcd servers to connect with (scheme://ip:port), comma separated.
+    #[arg(long, value_delimiter = ',', help_heading = "etcd")]
+    pub etcd_servers: Vec<String>,
+    /// CA that etcd's certificate is checked against.
+    #[arg(long, help_heading = "etcd")]
+    pub etcd_cafile: Option<PathBuf>,
+    /// Client certificate for etcd.
+    #[arg(long, help_heading = "etcd")]
+    pub etcd_certfile: Option<PathBuf>,
+    /// Key of the client certificate for etcd.
+    #[arg(long, help_heading = "etcd")]
+    pub etcd_keyfile: Option<PathBuf>,
+    /// Prefix of all keys in etcd.
+    #[arg(long, default_value = "/registry", help_heading = "etcd")]
+    pub etcd_prefix: String,
+    /// Interval of etcd's compaction; 0 turns it off.
+    #[arg(long, default_value = "5m", value_parser = duration::parse_flag, help_heading = "etcd")]
+    pub etcd_compaction_interval: Duration,
+    /// Only etcd3 is supported.
+    #[arg(long, default_value = "etcd3", help_heading = "etcd")]
+    pub storage_backend: String,
+    /// Media type of stored objects; Keelson stores JSON.
+    #[arg(long, default_value = "application/json", help_heading = "etcd")]
+    pub storage_media_type: String,
+    /// How long events are kept.
+    #[arg(long, default_value = "1h", value_parser = duration::parse_flag, help_heading = "etcd")]
+    pub event_ttl: Duration,
+    /// Serve reads from the watch cache (it can't be turned off).
+    #[arg(long, default_value = "true", action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", help_heading = "etcd")]
+    pub watch_cache: bool,
+
+    /// Address that other members of the cluster reach this server by.
+    #[arg(long, help_heading = "serving")]
+    pub advertise_address: Option<IpAddr>,
+    /// Address to listen on.
+    #[arg(long, default_value = "0.0.0.0", help_heading = "serving")]
+    pub bind_address: IpAddr,
+    /// Port to listen on.
+    #[arg(long, default_value_t = 6443, help_heading = "serving")]
+    pub secure_port: u16,
+    /// Serving certificate.
+    #[arg(long, help_heading = "serving")]
+    pub tls_cert_file: Option<PathBuf>,
+    /// Key of the serving certificate.
+    #[arg(long, help_heading = "serving")]
+    pub tls_private_key_file: Option<PathBuf>,
+    /// Bound on non-mutating requests in flight; 0 is no bound.
+    #[arg(long, default_value_t = 400, help_heading = "serving")]
+    pub max_requests_inflight: usize,
+    /// Bound on mutating requests in flight; 0 is no bound.
+    #[arg(long, default_value_t = 200, help_heading = "serving")]
+    pub max_mutating_requests_inflight: usize,
+    /// How long a request that isn't long-running may take.
+    #[arg(long, default_value = "1m0s", value_parser = duration::parse_flag, help_heading = "serving")]
+    pub request_timeout: Duration,
+    /// Seconds that a watch lasts at least.
+    #[arg(long, default_value_t = 1800, help_heading = "serving")]
+    pub min_request_timeout: u64,
+    /// How long to go on serving after SIGTERM while /readyz already fails.
+    #[arg(long, default_value = "0s", value_parser = duration::parse_flag, help_heading = "serving")]
+    pub shutdown_delay_duration: Duration,
+    /// Profiling endpoints; Keelson has none, so the flag changes nothing.
+    #[arg(long, default_value = "true", action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", help_heading = "serving")]
+    pub profiling: bool,
+
+    /// CA of client certificates.
+    #[arg(long, help_heading = "authentication")]
+    pub client_ca_file: Option<PathBuf>,
+    /// Keys that service-account tokens are verified with.
+    #[arg(long, help_heading = "authentication")]
+    pub service_account_key_file: Vec<PathBuf>,
+    /// Key that service-account tokens are signed with.
+    #[arg(long, help_heading = "authentication")]
+    pub service_account_signing_key_file: Option<PathBuf>,
+    /// Issuer of service-account tokens; the first one issues, all are accepted.
+    #[arg(long, help_heading = "authentication")]
+    pub service_account_issuer: Vec<String>,
+    /// URI of the JSON Web Key Set in the discovery document.
+    #[arg(long, help_heading = "authentication")]
+    pub service_account_jwks_uri: Option<String>,
+    /// Longest lifetime of a token that may be asked for; 0 is no bound.
+    #[arg(long, default_value = "0s", value_parser = duration::parse_flag, help_heading = "authentication")]
+    pub service_account_max_token_expiration: Duration,
+    /// Extend the lifetime of tokens that pods get by injection.
+    #[arg(long, default_value = "true", action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", help_heading = "authentication")]
+    pub service_account_extend_token_expiration: bool,
+    /// Check on every request that a token's service account exists.
+    #[arg(long, default_value = "true", action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", help_heading = "authentication")]
+    pub service_account_lookup: bool,
+    /// Audiences of tokens for this server; the issuer where none are given.
+    #[arg(long, value_delimiter = ',', help_heading = "authentication")]
+    pub api_audiences: Vec<String>,
+    /// Anonymous requests: only health paths and /version are answered to them, in either setting.
+    #[arg(long, default_value = "true", action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", help_heading = "authentication")]
+    pub anonymous_auth: bool,
+    /// Bootstrap tokens are not supported.
+    #[arg(long, default_value = "false", action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", help_heading = "authentication")]
+    pub enable_bootstrap_token_auth: bool,
+    /// CA of authenticating proxies.
+    #[arg(long, help_heading = "authentication")]
+    pub requestheader_client_ca_file: Option<PathBuf>,
+    /// Common names that authenticating proxies may have.
+    #[arg(long, value_delimiter = ',', help_heading = "authentication")]
+    pub requestheader_allowed_names: Vec<String>,
+    /// Headers with the user's name.
+    #[arg(long, value_delimiter = ',', help_heading = "authentication")]
+    pub requestheader_username_headers: Vec<String>,
+    /// Headers with the user's UID.
+    #[arg(long, value_delimiter = ',', help_heading = "authentication")]
+    pub requestheader_uid_headers: Vec<String>,
+    /// Headers with the user's groups.
+    #[arg(long, value_delimiter = ',', help_heading = "authentication")]
+    pub requestheader_group_headers: Vec<String>,
+    /// Prefixes of headers with more on the user.
+    #[arg(long, value_delimiter = ',', help_heading = "authentication")]
+    pub requestheader_extra_headers_prefix: Vec<String>,
+    /// Client certificate for aggregated API servers and webhooks.
+    #[arg(long, help_heading = "authentication")]
+    pub proxy_client_cert_file: Option<PathBuf>,
+    /// Its key.
+    #[arg(long, help_heading = "authentication")]
+    pub proxy_client_key_file: Option<PathBuf>,
+
+    /// Ordered authorizers: Node, RBAC, AlwaysAllow, AlwaysDeny.
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "Node,RBAC",
+        help_heading = "authorization"
+    )]
+    pub authorization_mode: Vec<String>,
+    /// Admission plugins to turn on beside the default ones.
+    #[arg(long, value_delimiter = ',', help_heading = "admission")]
+    pub enable_admission_plugins: Vec<String>,
+    /// Default admission plugins to turn off.
+    #[arg(long, value_delimiter = ',', help_heading = "admission")]
+    pub disable_admission_plugins: Vec<String>,
+    /// Admission configuration is not supported.
+    #[arg(long, help_heading = "admission")]
+    pub admission_control_config_file: Option<PathBuf>,
+    /// tolerationSeconds for not-ready nodes that pods get by default.
+    #[arg(long, default_value_t = 300, help_heading = "admission")]
+    pub default_not_ready_toleration_seconds: i64,
+    /// tolerationSeconds for unreachable nodes that pods get by default.
+    #[arg(long, default_value_t = 300, help_heading = "admission")]
+    pub default_unreachable_toleration_seconds: i64,
+    /// Allow privileged containers.
+    #[arg(long, default_value = "false", action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", help_heading = "admission")]
+    pub allow_privileged: bool,
+
+    /// Ranges that Services get addresses from.
+    #[arg(long, default_value = "10.0.0.0/24", help_heading = "network")]
+    pub service_cluster_ip_range: String,
+    /// Ports that Services of type NodePort get.
+    #[arg(long, default_value = "30000-32767", help_heading = "network")]
+    pub service_node_port_range: String,
+    /// How `default/kubernetes` gets its endpoints: lease or none.
+    #[arg(long, default_value = "lease", help_heading = "network")]
+    pub endpoint_reconciler_type: String,
+
+    /// Client certificate for kubelets.
+    #[arg(long, help_heading = "kubelet")]
+    pub kubelet_client_certificate: Option<PathBuf>,
+    /// Its key.
+    #[arg(long, help_heading = "kubelet")]
+    pub kubelet_client_key: Option<PathBuf>,
+    /// CA of the kubelets' serving certificates.
+    #[arg(long, help_heading = "kubelet")]
+    pub kubelet_certificate_authority: Option<PathBuf>,
+    /// Kinds of node addresses, the preferred one first.
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "Hostname,InternalDNS,InternalIP,ExternalDNS,ExternalIP",
+        help_heading = "kubelet"
+    )]
+    pub kubelet_preferred_address_types: Vec<String>,
+    /// How long to wait for a kubelet.
+    #[arg(long, default_value = "5s", value_parser = duration::parse_flag, help_heading = "kubelet")]
+    pub kubelet_timeout: Duration,
+
+    /// API groups and versions to turn on or off; only the default ones exist.
+    #[arg(long, value_delimiter = ',', help_heading = "features")]
+    pub runtime_config: Vec<String>,
+    /// Feature gates, name=true|false.
+    #[arg(long, value_delimiter = ',', help_heading = "features")]
+    pub feature_gates: Vec<String>,
+
+    /// Auditing is not supported.
+    #[arg(long, help_heading = "auditing")]
+    pub audit_policy_file: Option<PathBuf>,
+    /// Auditing is not supported.
+    #[arg(long, help_heading = "auditing")]
+    pub audit_log_path: Option<PathBuf>,
+    /// Auditing is not supported.
+    #[arg(long, help_heading = "auditing")]
+    pub audit_webhook_config_file: Option<PathBuf>,
+    /// Encryption at rest is not supported.
+    #[arg(long, help_heading = "etcd")]
+    pub encryption_provider_config: Option<PathBuf>,
+
+    /// Verbosity of the log.
+    #[arg(short, long = "v", default_value_t = 0)]
+    pub verbosity: u8,
+    /// Format of the log: text or json.
+    #[arg(long, value_enum, default_value_t = keelson_daemon::logging::LogFormat::Text)]
+    pub logging_format: keelson_daemon::logging::LogFormat,
+}
+
+/// A flag whose value can't be honoured.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("--{flag}: {why}")]
+pub struct FlagError {
+    flag: &'static str,
+    why: String,
+}
+
+fn refuse<T>(flag: &'static str, why: impl Into<String>) -> Result<T, FlagError> {
+    Err(FlagError {
+        flag,
+        why: why.into(),
+    })
+}
+
+impl Flags {
+    /// Refuses what isn't supported or can't be right, so that nothing is silently left out.
+    pub fn check(&self) -> Result<(), FlagError> {
+        let unsupported: [(&'static str, bool); 7] = [
+            ("audit-policy-file", self.audit_policy_file.is_some()),
+            ("audit-log-path", self.audit_log_path.is_some()),
+            (
+                "audit-webhook-config-file",
+                self.audit_webhook_config_file.is_some(),
+            ),
+            (
+                "encryption-provider-config",
+                self.encryption_provider_config.is_some(),
+            ),
+            (
+                "admission-control-config-file",
+                self.admission_control_config_file.is_some(),
+            ),
+            (
+                "enable-bootstrap-token-auth",
+                self.enable_bootstrap_token_auth,
+            ),
+            ("watch-cache", !self.watch_cache),
+        ];
+        for (flag, given) in unsupported {
+            if given {
+                return refuse(flag, "is not supported by this server; leave it out");
+            }
+        }
+        if self.storage_backend != "etcd3" {
+            return refuse(
+                "storage-backend",
+                format!("{:?} is not supported, only etcd3 is", self.storage_backend),
+            );
+        }
+        if self.etcd_servers.is_empty() {
+            return refuse("etcd-servers", "must be specified");
+        }
+        if self.tls_cert_file.is_some() != self.tls_private_key_file.is_some() {
+            return refuse(
+                "tls-cert-file",
+                "certificate and --tls-private-key-file must be given together",
+            );
+        }
+        if self.service_account_issuer.is_empty() {
+            return refuse("service-account-issuer", "is a required flag");
+        }
+        if self.service_account_signing_key_file.is_none() {
+            return refuse("service-account-signing-key-file", "is a required flag");
+        }
+        for mode in &self.authorization_mode {
+            if !["Node", "RBAC", "AlwaysAllow", "AlwaysDeny"].contains(&mode.as_str()) {
+                return refuse(
+                    "authorization-mode",
+                    format!(
+                        "{mode:?} is not a supported mode: Node, RBAC, AlwaysAllow, AlwaysDeny"
+                    ),
+                );
+            }
+        }
+        if !["lease", "none"].contains(&self.endpoint_reconciler_type.as_str()) {
+            return refuse("endpoint-reconciler-type", "supported are lease and none");
+        }
+        for entry in &self.runtime_config {
+            let Some((name, value)) = entry.split_once('=') else {
+                return refuse(
+                    "runtime-config",
+                    format!("{entry:?} is not of the form key=true|false"),
+                );
+            };
+            let harmless = matches!(
+                (name, value),
+                ("api/all" | "api/ga", "true") | ("api/alpha" | "api/beta", "false")
+            );
+            if !harmless && value != "false" {
+                return refuse(
+                    "runtime-config",
+                    format!(
+                        "{name:?} can't be turned on: only the default group-versions are there"
+                    ),
+                );
+            }
+        }
+        self.gates().map(|_| ())?;
+        Ok(())
+    }
+
+    /// The feature gates by name.
+    pub fn gates(&self) -> Result<BTreeMap<String, bool>, FlagError> {
+        let mut gates = BTreeMap::new();
+        for entry in &self.feature_gates {
+            let parsed = entry
+                .split_once('=')
+                .and_then(|(name, value)| Some((name, value.parse::<bool>().ok()?)));
+            let Some((name, on)) = parsed else {
+                return refuse(
+                    "feature-gates",
+                    format!("{entry:?} is not of the form name=true|false"),
+                );
+            };
+            gates.insert(name.to_owned(), on);
+        }
+        Ok(gates)
+    }
+
+    /// First and last port of the NodePort range.
+    pub fn node_ports(&self) -> Result<(u16, u16), FlagError> {
+        let parsed = self
+            .service_node_port_range
+            .split_once(['-', '+'])
+            .and_then(|(a, b)| {
+                let first: u16 = a.parse().ok()?;
+                let second: u16 = b.parse().ok()?;
+                let last = if self.service_node_port_range.contains('+') {
+                    first.checked_add(second)?
+                } else {
+                    second
+                };
+                (first > 0 && first <= last).then_some((first, last))
+            });
+        match parsed {
+            Some(range) => Ok(range),
+            None => refuse(
+                "service-node-port-range",
+                format!("{:?} is not a range of ports", self.service_node_port_range),
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flags(more: &[&str]) -> Flags {
+        let base = [
+            "kube-apiserver",
+            "--etcd-servers=http://127.0.0.1:2379",
+            "--service-account-issuer=https://x",
+            "--service-account-signing-key-file=/k",
+        ];
+        Flags::try_parse_from(base.iter().chain(more)).unwrap()
+    }
+
+    #[test]
+    fn upstreams_usual_command_line_is_taken() {
+        let f = flags(&[
+            "--advertise-address=10.0.0.1",
+            "--allow-privileged=true",
+            "--authorization-mode=Node,RBAC",
+            "--enable-admission-plugins=NodeRestriction",
+            "--enable-bootstrap-token-auth=false",
+            "--kubelet-preferred-address-types=InternalIP,ExternalIP,Hostname",
+            "--requestheader-allowed-names=front-proxy-client",
+            "--secure-port=16443",
+            "--service-cluster-ip-range=10.96.0.0/12",
+            "-v",
+            "2",
+        ]);
+        assert_eq!(f.check(), Ok(()));
+        assert!(f.allow_privileged);
+        assert_eq!(f.node_ports(), Ok((30000, 32767)));
+    }
+
+    #[test]
+    fn what_is_not_there_is_refused_by_name() {
+        for (arg, flag) in [
+            ("--audit-log-path=/x", "audit-log-path"),
+            ("--watch-cache=false", "watch-cache"),
+            ("--authorization-mode=Webhook", "authorization-mode"),
+            (
+                "--runtime-config=resource.k8s.io/v1beta1=true",
+                "runtime-config",
+            ),
+            ("--feature-gates=X", "feature-gates"),
+        ] {
+            assert_eq!(flags(&[arg]).check().unwrap_err().flag, flag);
+        }
+        assert_eq!(flags(&["--runtime-config=api/all=true"]).check(), Ok(()));
+    }
+}

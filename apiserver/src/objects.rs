@@ -1,0 +1,241 @@
+//! Reading and changing single objects: from the cache where that is good enough, from the store where it must be.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use keelson_api::status::Status;
+use keelson_storage::{Entry, StoreError, Stored};
+use serde_json::Value;
+
+use crate::error::{from_cache, from_store};
+use crate::resources::Resource;
+use crate::response::ApiResult;
+use crate::server::Server;
+
+/// How often a change is tried again after others got in between.
+const TRIES: usize = 12;
+
+/// An object at a revision, with kind, apiVersion and resourceVersion.
+#[derive(Clone)]
+pub struct Current {
+    /// The object.
+    pub object: Arc<Value>,
+    /// The revision of its last write.
+    pub revision: u64,
+}
+
+/// What a change comes to.
+pub enum Change {
+    /// Store this.
+    Write(Value),
+    /// Remove the object; this is its last state.
+    Remove(Value),
+    /// Nothing is to be done; this is the answer.
+    Keep(Value),
+}
+
+/// What became of an object.
+pub struct Changed {
+    /// Its state, with the new resourceVersion.
+    pub object: Value,
+    /// Whether it is gone.
+    pub removed: bool,
+}
+
+/// One attempt to change an object; called again with a newer state if another write came first.
+#[async_trait]
+pub trait Step: Send {
+    /// Decides what to do with the current state.
+    async fn next(&mut self, current: &Current) -> ApiResult<Change>;
+}
+
+/// The object as the cache has it, at least as new as every write acknowledged before the call.
+pub async fn fresh(
+    server: &Server,
+    resource: &Resource,
+    namespace: &str,
+    name: &str,
+) -> ApiResult<Arc<Entry>> {
+    let found = server
+        .cache
+        .get_fresh(&resource.id, namespace, name)
+        .await
+        .map_err(from_cache)?;
+    found.ok_or_else(|| Status::not_found(resource.qualified(), name))
+}
+
+/// The object as the store has it.
+pub async fn live(
+    server: &Server,
+    resource: &Resource,
+    namespace: &str,
+    name: &str,
+) -> ApiResult<Option<Current>> {
+    let stored = server
+        .store
+        .get(&resource.key(namespace, name))
+        .await
+        .map_err(|e| from_store(e, resource.qualified(), name))?;
+    stored.map(|stored| current(resource, &stored)).transpose()
+}
+
+fn current(resource: &Resource, stored: &Stored) -> ApiResult<Current> {
+    Ok(Current {
+        object: Arc::new(resource.decode(&stored.value, stored.revision)?),
+        revision: stored.revision,
+    })
+}
+
+/// The object as the cache has it, maybe a moment old.
+fn cached(
+    server: &Server,
+    resource: &Resource,
+    namespace: &str,
+    name: &str,
+) -> ApiResult<Option<Current>> {
+    let entry = server
+        .cache
+        .get(&resource.id, namespace, name)
+        .map_err(from_cache)?;
+    entry
+        .map(|entry| {
+            Ok(Current {
+                object: Arc::new(resource.object(&entry)?),
+                revision: entry.revision(),
+            })
+        })
+        .transpose()
+}
+
+/// How long objects of a resource live.
+fn ttl(server: &Server, resource: &Resource) -> Option<Duration> {
+    (resource.id == "events").then_some(server.options.event_ttl)
+}
+
+/// Stores a new object; answers it with its resourceVersion.
+pub async fn create(server: &Server, resource: &Resource, mut object: Value) -> ApiResult<Value> {
+    let (namespace, name) = (
+        text(&object, "namespace").to_owned(),
+        text(&object, "name").to_owned(),
+    );
+    let bytes = resource.encode(&object)?;
+    let revision = server
+        .store
+        .create(
+            &resource.key(&namespace, &name),
+            bytes,
+            ttl(server, resource),
+        )
+        .await
+        .map_err(|e| from_store(e, resource.qualified(), &name))?;
+    object["metadata"]["resourceVersion"] = revision.to_string().into();
+    Ok(object)
+}
+
+/// Changes an object: begins with the cached state and turns to the store when that turns out to be old.
+pub async fn modify(
+    server: &Server,
+    resource: &Resource,
+    namespace: &str,
+    name: &str,
+    dry_run: bool,
+    step: &mut dyn Step,
+) -> ApiResult<Changed> {
+    let key = resource.key(namespace, name);
+    let fail = |e| from_store(e, resource.qualified(), name);
+    let missing = || Status::not_found(resource.qualified(), name);
+    let (mut state, mut is_live) = match cached(server, resource, namespace, name)? {
+        Some(state) => (state, false),
+        None => (
+            live(server, resource, namespace, name)
+                .await?
+                .ok_or_else(missing)?,
+            true,
+        ),
+    };
+    for _ in 0..TRIES {
+        let decided = step.next(&state).await;
+        let settled = match &decided {
+            Err(_) | Ok(Change::Keep(_)) => true,
+            Ok(_) => dry_run,
+        };
+        if settled && !is_live {
+            // Only the newest state may refuse a change, or make it needless.
+            let newest = live(server, resource, namespace, name)
+                .await?
+                .ok_or_else(missing)?;
+            is_live = true;
+            if newest.revision != state.revision {
+                state = newest;
+                continue;
+            }
+        }
+        let conflict = match decided? {
+            Change::Keep(object) => {
+                return Ok(Changed {
+                    object,
+                    removed: false,
+                });
+            }
+            Change::Write(object) if dry_run => {
+                return Ok(Changed {
+                    object,
+                    removed: false,
+                });
+            }
+            Change::Remove(object) if dry_run => {
+                return Ok(Changed {
+                    object,
+                    removed: true,
+                });
+            }
+            Change::Write(mut object) => {
+                let bytes = resource.encode(&object)?;
+                match server
+                    .store
+                    .update(&key, bytes, state.revision, ttl(server, resource))
+                    .await
+                {
+                    Ok(revision) => {
+                        object["metadata"]["resourceVersion"] = revision.to_string().into();
+                        return Ok(Changed {
+                            object,
+                            removed: false,
+                        });
+                    }
+                    Err(StoreError::Conflict { current }) => current,
+                    Err(e) => return Err(fail(e)),
+                }
+            }
+            Change::Remove(mut object) => {
+                match server.store.delete(&key, Some(state.revision)).await {
+                    Ok(deleted) => {
+                        object["metadata"]["resourceVersion"] = deleted.revision.to_string().into();
+                        return Ok(Changed {
+                            object,
+                            removed: true,
+                        });
+                    }
+                    Err(StoreError::Conflict { current }) => current,
+                    Err(e) => return Err(fail(e)),
+                }
+            }
+        };
+        state = match conflict {
+            Some(stored) => current(resource, &stored)?,
+            None => return Err(missing()),
+        };
+        is_live = true;
+    }
+    Err(Status::modified(resource.qualified(), name))
+}
+
+/// A text in an object's metadata, or "".
+pub fn text<'a>(object: &'a Value, field: &str) -> &'a str {
+    object
+        .get("metadata")
+        .and_then(|m| m.get(field))
+        .and_then(Value::as_str)
+        .unwrap_or_default()
+}

@@ -1,0 +1,315 @@
+//! The served resources, as requests and the cache see them: one per row of the kinds table.
+//!
+//! The cache keeps objects in their served form with defaults applied, but without `kind` and `apiVersion`: lists leave
+//! them out of their items, and everything else puts them in front.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use keelson_api::status::{Qualified, Status};
+use keelson_registry::access::Access;
+use keelson_registry::kinds::{self, Kind};
+use keelson_schema::{Schema, Type};
+use keelson_storage::{Entry, ExtractError, Extracted, Pairs, ResourceConfig};
+use serde_json::Value;
+
+use crate::response::ApiResult;
+
+/// The number under which an entry keeps its JSON in another version.
+const OTHER_VERSION: u32 = 1;
+
+/// A served resource.
+pub struct Resource {
+    /// Its row in the kinds table.
+    pub kind: &'static Kind,
+    /// Its type.
+    pub ty: &'static Type,
+    /// Its name in the cache, `deployments.apps`; resources that share storage share it.
+    pub id: String,
+    /// What its keys in the store begin with.
+    pub prefix: String,
+    /// The kind in whose version the cache keeps the objects, if that's another one.
+    pub cached_as: Option<&'static Kind>,
+}
+
+impl Resource {
+    /// Group and plural, as errors name the resource.
+    pub fn qualified(&self) -> Qualified<'static> {
+        Qualified::new(self.kind.group, self.kind.plural)
+    }
+
+    /// Group and kind, as 422 names the object.
+    pub fn qualified_kind(&self) -> Qualified<'static> {
+        Qualified::new(self.kind.group, self.kind.kind)
+    }
+
+    /// The etcd key of an object.
+    pub fn key(&self, namespace: &str, name: &str) -> String {
+        if self.kind.namespaced {
+            format!("{}{namespace}/{name}", self.prefix)
+        } else {
+            format!("{}{name}", self.prefix)
+        }
+    }
+
+    /// The members that every object of the resource begins with, as JSON: `"kind":"Pod","apiVersion":"v1"`.
+    pub fn type_meta(&self) -> String {
+        format!(
+            "\"kind\":\"{}\",\"apiVersion\":\"{}\"",
+            self.kind.kind,
+            self.kind.api_version()
+        )
+    }
+
+    /// An entry's JSON in this resource's version, without kind and apiVersion.
+    pub fn json(&self, entry: &Entry) -> Bytes {
+        if self.cached_as.is_none() {
+            return entry.json().clone();
+        }
+        entry.encoded(OTHER_VERSION, |entry| match self.converted(entry) {
+            Ok(mut value) => {
+                strip_type_meta(&mut value);
+                Bytes::from(value.to_string())
+            }
+            // It was decoded before it became an entry.
+            Err(_) => entry.json().clone(),
+        })
+    }
+
+    /// The whole object behind an entry, in this resource's version.
+    pub fn object(&self, entry: &Entry) -> ApiResult<Value> {
+        let mut value = self.converted(entry)?;
+        self.add_type_meta(&mut value);
+        Ok(value)
+    }
+
+    fn converted(&self, entry: &Entry) -> ApiResult<Value> {
+        let value = entry.value().map_err(Status::internal)?;
+        let mut value = Value::clone(&value);
+        if let Some(cached) = self.cached_as {
+            cached.strategy.to_storage(&mut value);
+            self.kind.strategy.from_storage(&mut value);
+        }
+        Ok(value)
+    }
+
+    /// Says in the object what it is.
+    pub fn add_type_meta(&self, object: &mut Value) {
+        if let Some(map) = object.as_object_mut() {
+            map.insert("kind".into(), self.kind.kind.into());
+            map.insert("apiVersion".into(), self.kind.api_version().into());
+        }
+    }
+
+    /// The object behind a stored value at a revision, in this resource's version.
+    pub fn decode(&self, value: &[u8], revision: u64) -> ApiResult<Value> {
+        let mut object = decode_stored(self.kind, value).map_err(Status::internal)?;
+        self.add_type_meta(&mut object);
+        object["metadata"]["resourceVersion"] = revision.to_string().into();
+        Ok(object)
+    }
+
+    /// The bytes to store for an object.
+    pub fn encode(&self, object: &Value) -> ApiResult<Bytes> {
+        let mut stored = object.clone();
+        if let Some(metadata) = stored.get_mut("metadata").and_then(Value::as_object_mut) {
+            metadata.remove("resourceVersion");
+            metadata.remove("selfLink");
+        }
+        self.kind.strategy.to_storage(&mut stored);
+        stored["apiVersion"] = self.kind.stored_as.as_ref().into();
+        serde_json::to_vec(&stored)
+            .map(Bytes::from)
+            .map_err(Status::internal)
+    }
+}
+
+/// `pods` or `deployments.apps`.
+pub fn id(group: &str, plural: &str) -> String {
+    Qualified::new(group, plural).to_string()
+}
+
+fn strip_type_meta(object: &mut Value) {
+    if let Some(map) = object.as_object_mut() {
+        map.remove("kind");
+        map.remove("apiVersion");
+    }
+}
+
+/// The object behind a stored value, in the kind's version, defaults applied.
+fn decode_stored(kind: &Kind, value: &[u8]) -> Result<Value, ExtractError> {
+    let mut object: Value =
+        serde_json::from_slice(value).map_err(|e| ExtractError(e.to_string()))?;
+    if !object.get("metadata").is_some_and(Value::is_object) {
+        return Err(ExtractError("not an object with metadata".to_owned()));
+    }
+    kind.strategy.from_storage(&mut object);
+    kind.strategy.default(&mut object);
+    Ok(object)
+}
+
+/// Makes what the cache keeps of a stored value: labels and selectable fields taken out.
+fn extract(kind: &Kind, value: &[u8]) -> Result<Extracted, ExtractError> {
+    let mut object = decode_stored(kind, value)?;
+    let metadata = object.part("metadata");
+    let (namespace, name) = (
+        metadata.text("namespace").to_owned(),
+        metadata.text("name").to_owned(),
+    );
+    let labels: Pairs = metadata
+        .entries("labels")
+        .map(|(k, v)| (k, v.as_str().unwrap_or_default()))
+        .collect();
+    let own = kind.strategy.field_labels().iter().copied();
+    let fields: Pairs = ["metadata.name", "metadata.namespace"]
+        .into_iter()
+        .chain(own)
+        .map(|l| (l, kind.field(&object, l).into_owned()))
+        .collect();
+    strip_type_meta(&mut object);
+    let json = serde_json::to_vec(&object)
+        .map_err(|e| ExtractError(e.to_string()))?
+        .into();
+    Ok(Extracted {
+        namespace,
+        name,
+        json,
+        labels,
+        fields,
+    })
+}
+
+/// All served resources.
+pub struct Resources {
+    all: Vec<Arc<Resource>>,
+    by_name: HashMap<String, usize>,
+}
+
+impl Resources {
+    /// The table for keys under `prefix` (`/registry`).
+    pub fn new(prefix: &str) -> Self {
+        let schema = Schema::builtin();
+        let mut all = Vec::new();
+        let mut by_name = HashMap::new();
+        for kind in kinds::ALL.iter() {
+            let Some(ty) = schema.kind(kind.group, kind.version, kind.kind) else {
+                tracing::error!(
+                    group = kind.group,
+                    kind = kind.kind,
+                    "a kind without a type is not served"
+                );
+                continue;
+            };
+            let owner = kinds::ALL
+                .iter()
+                .find(|k| {
+                    k.is_stored() && k.prefix == kind.prefix && k.stored_as == k.api_version()
+                })
+                .unwrap_or(kind);
+            let cached_as = (!std::ptr::eq(owner, kind)).then_some(owner);
+            let owner = cached_as.unwrap_or(kind);
+            by_name.insert(path_name(kind.group, kind.version, kind.plural), all.len());
+            all.push(Arc::new(Resource {
+                kind,
+                ty,
+                id: id(owner.group, owner.plural),
+                prefix: if kind.is_stored() {
+                    format!("{prefix}/{}/", kind.prefix)
+                } else {
+                    String::new()
+                },
+                cached_as,
+            }));
+        }
+        Resources { all, by_name }
+    }
+
+    /// The resource of a path.
+    pub fn get(&self, group: &str, version: &str, plural: &str) -> Option<&Arc<Resource>> {
+        self.by_name
+            .get(&path_name(group, version, plural))
+            .map(|at| &self.all[*at])
+    }
+
+    /// The resource that is cached under an id such as `deployments.apps`.
+    pub fn cached_as(&self, id: &str) -> Option<&Arc<Resource>> {
+        self.all
+            .iter()
+            .find(|r| r.id == id && r.cached_as.is_none())
+    }
+
+    /// Every resource, in the order of discovery.
+    pub fn all(&self) -> &[Arc<Resource>] {
+        &self.all
+    }
+
+    /// What the cache is to keep.
+    pub fn cache_config(&self) -> Vec<ResourceConfig> {
+        self.all
+            .iter()
+            .filter(|r| r.kind.is_stored() && r.cached_as.is_none())
+            .map(|r| {
+                let kind = r.kind;
+                ResourceConfig {
+                    id: r.id.clone(),
+                    prefix: r.prefix.clone(),
+                    namespaced: kind.namespaced,
+                    extract: Arc::new(move |_: &str, value: &Bytes, _: u64| extract(kind, value)),
+                    index_fields: if r.id == "pods" {
+                        vec!["spec.nodeName".to_owned()]
+                    } else {
+                        Vec::new()
+                    },
+                }
+            })
+            .collect()
+    }
+}
+
+fn path_name(group: &str, version: &str, plural: &str) -> String {
+    format!("{group}/{version}/{plural}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn events_of_both_groups_share_their_storage() {
+        let resources = Resources::new("/registry");
+        let core = resources.get("", "v1", "events").unwrap();
+        let other = resources.get("events.k8s.io", "v1", "events").unwrap();
+        assert_eq!((core.id.as_str(), other.id.as_str()), ("events", "events"));
+        assert_eq!(core.key("a", "b"), "/registry/events/a/b");
+        assert!(core.cached_as.is_none() && other.cached_as.is_some());
+        assert_eq!(
+            resources
+                .cache_config()
+                .iter()
+                .filter(|c| c.prefix == "/registry/events/")
+                .count(),
+            1
+        );
+    }
+
+    #[test]
+    fn what_is_stored_carries_its_version_and_no_revision() {
+        let resources = Resources::new("/registry");
+        let r = resources.get("", "v1", "configmaps").unwrap();
+        let bytes = r.encode(&json!({"kind": "ConfigMap", "metadata": {"name": "a", "resourceVersion": "3"}, "data": {"k": "v"}})).unwrap();
+        let stored: Value = serde_json::from_slice(&bytes).unwrap();
+        assert_eq!(
+            stored,
+            json!({"kind": "ConfigMap", "apiVersion": "v1", "metadata": {"name": "a"}, "data": {"k": "v"}})
+        );
+        let extracted = extract(r.kind, &bytes).unwrap();
+        assert_eq!(extracted.name, "a");
+        assert!(!String::from_utf8_lossy(&extracted.json).contains("ConfigMap"));
+        assert_eq!(
+            r.decode(&bytes, 9).unwrap()["metadata"]["resourceVersion"],
+            "9"
+        );
+    }
+}

@@ -1,0 +1,124 @@
+//! From a request to its handler: paths without a resource by a table, resources by the kinds table.
+
+use std::sync::Arc;
+
+use http::Method;
+use keelson_api::status::Status;
+
+use crate::discovery;
+use crate::negotiate::{Negotiated, Offers};
+use crate::request::Request;
+use crate::resources::Resource;
+use crate::response::{self, ApiResult, Response};
+use crate::server::Server;
+use crate::subresources;
+use crate::verbs;
+
+/// Serves a request that passed all filters.
+pub async fn dispatch(server: &Arc<Server>, request: Request) -> Response {
+    let agreed = request
+        .negotiate(Offers::Objects)
+        .unwrap_or(Negotiated::JSON);
+    let head = request.method == Method::HEAD;
+    let answered = if request.info.is_resource {
+        resource(server, request).await
+    } else {
+        path(server, request).await
+    };
+    let mut response = answered.unwrap_or_else(|e| response::error(&agreed, &e));
+    if head {
+        *response.body_mut() = crate::body::Body::Empty;
+    }
+    response
+}
+
+/// Paths that name no resource.
+async fn path(server: &Arc<Server>, request: Request) -> ApiResult<Response> {
+    let path = request.uri.path().to_owned();
+    let segments: Vec<&str> = path.split('/').filter(|s| !s.is_empty()).collect();
+    let reads = matches!(request.method, Method::GET | Method::HEAD);
+    if !reads {
+        return Err(Status::method_not_allowed());
+    }
+    match segments[..] {
+        [] => Ok(discovery::paths::index(server)),
+        ["api"] => server.documents.core(&request),
+        ["api", "v1"] => server.documents.resources(&request, "", "v1"),
+        ["apis"] => server.documents.groups(&request),
+        ["apis", group] => server.documents.group(&request, group),
+        ["apis", group, version] => server.documents.resources(&request, group, version),
+        ["version"] => Ok(discovery::paths::version()),
+        ["healthz" | "livez" | "readyz", ..] => server.health.answer(&path, &request.query).await,
+        ["metrics"] => Ok(discovery::paths::metrics(server)),
+        ["openapi", ..] => server.documents.openapi(&request, &segments[1..]),
+        [".well-known", "openid-configuration"] => {
+            Ok(discovery::paths::openid_configuration(server))
+        }
+        ["openid", "v1", "jwks"] => Ok(discovery::paths::json_web_keys(server)),
+        _ => Err(Status::no_such_path()),
+    }
+}
+
+/// Paths that name a resource.
+async fn resource(server: &Arc<Server>, request: Request) -> ApiResult<Response> {
+    let info = &request.info;
+    let Some(resource) = server
+        .resources
+        .get(&info.group, &info.version, &info.resource)
+        .cloned()
+    else {
+        return Err(Status::no_such_path());
+    };
+    let in_namespace = !info.namespace.is_empty() && resource.kind.plural != "namespaces";
+    if in_namespace && !resource.kind.namespaced {
+        return Err(Status::no_such_path());
+    }
+    if !in_namespace
+        && resource.kind.namespaced
+        && (!info.path_name().is_empty()
+            || info.verb == "deletecollection"
+            || (info.verb == "create" && resource.kind.is_stored()))
+    {
+        return Err(if info.path_name().is_empty() {
+            Status::method_not_allowed()
+        } else {
+            Status::no_such_path()
+        });
+    }
+    if !info.subresource.is_empty() || info.verb == "proxy" {
+        return subresources::dispatch(server, request, &resource).await;
+    }
+    if !resource.kind.is_stored() {
+        return subresources::virtuals::dispatch(server, request, &resource).await;
+    }
+    if !resource
+        .kind
+        .discovery_verbs()
+        .contains(&info.verb.as_str())
+    {
+        return Err(Status::method_not_allowed());
+    }
+    stored(server, request, &resource).await
+}
+
+/// The verbs on stored objects.
+async fn stored(
+    server: &Arc<Server>,
+    request: Request,
+    resource: &Arc<Resource>,
+) -> ApiResult<Response> {
+    let strategy = resource.kind.strategy;
+    match request.info.verb.as_str() {
+        "get" => verbs::get::get(server, &request, resource).await,
+        "list" => verbs::list::list(server, &request, resource).await,
+        "watch" => verbs::watch::watch(server, &request, resource).await,
+        "create" => verbs::create::create(server, request, resource).await,
+        "update" => verbs::update::update(server, request, resource, strategy).await,
+        "patch" => verbs::patch::patch(server, request, resource, strategy).await,
+        "delete" => verbs::delete::delete(server, request, resource).await,
+        "deletecollection" => {
+            verbs::delete_collection::delete_collection(server, request, resource).await
+        }
+        _ => Err(Status::method_not_allowed()),
+    }
+}

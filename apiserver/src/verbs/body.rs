@@ -1,0 +1,230 @@
+//! Decoding the object in a request's body, with upstream's refusals.
+
+use keelson_api::status::Status;
+use keelson_registry::kinds;
+use keelson_schema::{
+    DecodeError, Decoded, FieldValidation, MediaType, Type, TypeMeta, decode, type_meta,
+};
+use serde_json::Value;
+
+use crate::negotiate::{Encoding, body_encoding};
+use crate::request::Request;
+use crate::response::ApiResult;
+
+/// What a body must be.
+pub struct Expected<'a> {
+    /// Its API group.
+    pub group: &'a str,
+    /// Its version.
+    pub version: &'a str,
+    /// Its kind.
+    pub kind: &'a str,
+    /// Its type.
+    pub ty: &'a Type,
+}
+
+impl Expected<'_> {
+    fn api_version(&self) -> String {
+        if self.group.is_empty() {
+            self.version.to_owned()
+        } else {
+            format!("{}/{}", self.group, self.version)
+        }
+    }
+}
+
+/// The query's `fieldValidation`.
+pub fn field_validation(request: &Request) -> ApiResult<FieldValidation> {
+    match request.query.non_empty("fieldValidation") {
+        None | Some("Warn") => Ok(FieldValidation::Warn),
+        Some("Strict") => Ok(FieldValidation::Strict),
+        Some("Ignore") => Ok(FieldValidation::Ignore),
+        Some(other) => Err(super::options::invalid_option(
+            request,
+            "fieldValidation",
+            other,
+            &["", "Ignore", "Strict", "Warn"],
+        )),
+    }
+}
+
+/// Reads and decodes the body of a create or update.
+pub async fn read(request: &mut Request, expected: &Expected<'_>) -> ApiResult<Value> {
+    let encoding = body_encoding(&request.headers)?;
+    let validation = field_validation(request)?;
+    let bytes = request.read_body().await?;
+    let decoded = decode_body(&bytes, encoding, expected, validation)?;
+    request.warnings.extend(decoded.warnings);
+    Ok(decoded.object)
+}
+
+/// Decodes a body as the expected type. The result carries kind and apiVersion.
+pub fn decode_body(
+    bytes: &[u8],
+    encoding: Encoding,
+    expected: &Expected<'_>,
+    validation: FieldValidation,
+) -> ApiResult<Decoded> {
+    let media = match encoding {
+        Encoding::Json => MediaType::Json,
+        Encoding::Yaml => MediaType::Yaml,
+        Encoding::Protobuf => {
+            let object = crate::protobuf::decode(bytes, expected)?;
+            return Ok(Decoded {
+                object,
+                warnings: Vec::new(),
+            });
+        }
+    };
+    let found = type_meta(bytes, media).map_err(|e| unrecognized(expected, &e, bytes))?;
+    check_type(&found, expected)?;
+    let mut decoded =
+        decode(bytes, media, expected.ty, validation).map_err(|e| match found.kind.is_empty() {
+            true if !matches!(e, DecodeError::Strict(_)) => unrecognized(expected, &e, bytes),
+            _ => cannot_be_handled(expected.kind, expected, &e),
+        })?;
+    if let Some(object) = decoded.object.as_object_mut() {
+        object.insert("kind".into(), expected.kind.into());
+        object.insert("apiVersion".into(), expected.api_version().into());
+        object
+            .entry("metadata")
+            .or_insert_with(|| Value::Object(serde_json::Map::new()));
+    }
+    Ok(decoded)
+}
+
+fn check_type(found: &TypeMeta, expected: &Expected<'_>) -> ApiResult<()> {
+    let wanted = expected.api_version();
+    let (group, version) = found
+        .api_version
+        .split_once('/')
+        .unwrap_or(("", &found.api_version));
+    let kind_differs = !found.kind.is_empty() && found.kind != expected.kind;
+    let version_differs = !found.api_version.is_empty() && found.api_version != wanted;
+    if !kind_differs && !version_differs {
+        return Ok(());
+    }
+    if version_differs
+        && kinds::ALL
+            .iter()
+            .all(|k| k.group != group || k.version != version)
+    {
+        let kind = if found.kind.is_empty() {
+            expected.kind
+        } else {
+            &found.kind
+        };
+        return Err(Status::bad_request(format!(
+            "{kind} in version {version:?} cannot be handled as a {}: no kind {kind:?} is registered for version {:?} in scheme \"pkg/api/legacyscheme/scheme.go:30\"",
+            expected.kind, found.api_version
+        )));
+    }
+    if version_differs {
+        return Err(Status::bad_request(format!(
+            "the API version in the data ({}) does not match the expected API version ({wanted})",
+            found.api_version
+        )));
+    }
+    let version = if found.api_version.is_empty() {
+        wanted.as_str()
+    } else {
+        &found.api_version
+    };
+    let base = version.rsplit('/').next().unwrap_or(version);
+    if kinds::find_kind(expected.group, expected.version, &found.kind).is_some() {
+        return Err(Status::bad_request(format!(
+            "{} in version {base:?} cannot be handled as a {}: converting ({base}.{}) to ({base}.{}): unknown conversion",
+            found.kind, expected.kind, found.kind, expected.kind
+        )));
+    }
+    Err(Status::bad_request(format!(
+        "{} in version {base:?} cannot be handled as a {}: no kind {:?} is registered for version {version:?} in scheme \"pkg/api/legacyscheme/scheme.go:30\"",
+        found.kind, expected.kind, found.kind
+    )))
+}
+
+fn cannot_be_handled(kind: &str, expected: &Expected<'_>, error: &DecodeError) -> Status {
+    Status::bad_request(format!(
+        "{kind} in version {:?} cannot be handled as a {}: {error}",
+        expected.version, expected.kind
+    ))
+}
+
+fn unrecognized(expected: &Expected<'_>, error: &DecodeError, body: &[u8]) -> Status {
+    Status::bad_request(format!(
+        "the object provided is unrecognized (must be of type {}): {error} ({})",
+        expected.kind,
+        summary(body)
+    ))
+}
+
+/// The beginning of a body, as error messages show it.
+fn summary(body: &[u8]) -> String {
+    const MAX: usize = 30;
+    let head = &body[..body.len().min(MAX)];
+    let text = match body.first() {
+        None => return "<empty>".to_owned(),
+        Some(b'{') => String::from_utf8_lossy(head).into_owned(),
+        Some(_) => head.iter().map(|b| format!("{b:02x}")).collect(),
+    };
+    if body.len() > MAX {
+        format!("{text} ...")
+    } else {
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use keelson_schema::Schema;
+
+    fn decode_as_config_map(body: &str) -> Result<Value, String> {
+        let ty = Schema::builtin().kind("", "v1", "ConfigMap").unwrap();
+        let expected = Expected {
+            group: "",
+            version: "v1",
+            kind: "ConfigMap",
+            ty,
+        };
+        decode_body(
+            body.as_bytes(),
+            Encoding::Json,
+            &expected,
+            FieldValidation::Strict,
+        )
+        .map(|d| d.object)
+        .map_err(|e| e.message.clone())
+    }
+
+    #[test]
+    fn a_missing_kind_is_filled_in() {
+        let got = decode_as_config_map(r#"{"metadata":{"name":"a"}}"#).unwrap();
+        assert_eq!(
+            (got["kind"].as_str(), got["apiVersion"].as_str()),
+            (Some("ConfigMap"), Some("v1"))
+        );
+    }
+
+    #[test]
+    fn refusals_are_upstreams() {
+        assert_eq!(
+            decode_as_config_map(r#"{"kind":"ConfigMap","apiVersion":"v1","x":1}"#).unwrap_err(),
+            r#"ConfigMap in version "v1" cannot be handled as a ConfigMap: strict decoding error: unknown field "x""#
+        );
+        assert_eq!(
+            decode_as_config_map(r#"{"kind":"ConfigMap","apiVersion":"apps/v1"}"#).unwrap_err(),
+            "the API version in the data (apps/v1) does not match the expected API version (v1)"
+        );
+        assert!(
+            decode_as_config_map("nonsense")
+                .unwrap_err()
+                .starts_with("the object provided is unrecognized (must be of type ConfigMap): ")
+        );
+        assert!(
+            decode_as_config_map(r#"{"kind":"Pod","apiVersion":"v1"}"#)
+                .unwrap_err()
+                .contains("cannot be handled as a ConfigMap")
+        );
+    }
+}

@@ -1,0 +1,169 @@
+//! POST of an object.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use keelson_admission::Operation;
+use keelson_api::status::Status;
+use keelson_registry::{Context, rest};
+use serde_json::Value;
+
+use crate::context;
+use crate::field_owner::Owner;
+use crate::negotiate::Offers;
+use crate::objects::{self, text};
+use crate::request::Request;
+use crate::resources::Resource;
+use crate::response::{ApiResult, Response};
+use crate::server::Server;
+use crate::verbs::admission::Write;
+use crate::verbs::body::{self, Expected};
+use crate::verbs::options::WriteOptions;
+use crate::verbs::view;
+
+/// How often another name is generated when one is taken.
+const GENERATE_TRIES: usize = 8;
+
+/// Answers POST.
+pub async fn create(
+    server: &Arc<Server>,
+    mut request: Request,
+    resource: &Arc<Resource>,
+) -> ApiResult<Response> {
+    let agreed = request.negotiate(Offers::Views)?;
+    let options = WriteOptions::of(&request, false)?;
+    let kind = resource.kind;
+    let expected = Expected {
+        group: kind.group,
+        version: kind.version,
+        kind: kind.kind,
+        ty: resource.ty,
+    };
+    let mut object = body::read(&mut request, &expected).await?;
+    set_namespace(&mut object, resource, &request.info.namespace)?;
+    let generates = text(&object, "name").is_empty() && !text(&object, "generateName").is_empty();
+    let mut tries = if generates && !options.dry_run {
+        GENERATE_TRIES
+    } else {
+        1
+    };
+    loop {
+        tries -= 1;
+        match store_new(server, &request, resource, object.clone(), &options).await {
+            Err(e) if e.is_already_exists() && generates => {
+                if tries == 0 {
+                    let name = text(&object, "generateName");
+                    return Err(Status::generate_name_conflict(
+                        resource.qualified(),
+                        name,
+                        1,
+                    ));
+                }
+            }
+            done => return view::answer(resource, &agreed, &request.query, 201, &done?),
+        }
+    }
+}
+
+/// The namespace in the path and the one in the object must be the same.
+pub fn set_namespace(object: &mut Value, resource: &Resource, namespace: &str) -> ApiResult<()> {
+    if !resource.kind.namespaced {
+        return Ok(());
+    }
+    match text(object, "namespace") {
+        "" => {
+            object["metadata"]["namespace"] = namespace.into();
+            Ok(())
+        }
+        given if given == namespace => Ok(()),
+        _ => Err(Status::bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request",
+        )),
+    }
+}
+
+/// Takes a decoded object through defaults, ownership, admission, strategy and validation into the store.
+pub async fn store_new(
+    server: &Arc<Server>,
+    request: &Request,
+    resource: &Resource,
+    mut object: Value,
+    options: &WriteOptions,
+) -> ApiResult<Value> {
+    if !text(&object, "resourceVersion").is_empty() && text(&object, "resourceVersion") != "0" {
+        return Err(Status::bad_request(
+            "resourceVersion should not be set on objects to be created",
+        ));
+    }
+    let families = &server.options.service_families;
+    let user = context::user(&request.user);
+    let context = Context {
+        now: Timestamp::now(),
+        user,
+        families,
+    };
+    let strategy = resource.kind.strategy;
+    strategy.default(&mut object);
+    rest::fill_metadata(&mut object, &context);
+    let owner = Owner {
+        resource,
+        strategy,
+        manager: &options.field_manager,
+        subresource: "",
+    };
+    if !options.applied {
+        owner.record(None, &mut object);
+    }
+    let name = text(&object, "name").to_owned();
+    let namespace = text(&object, "namespace").to_owned();
+    let write = Write {
+        server,
+        request,
+        resource,
+        kind: None,
+        namespace: if resource.kind.plural == "namespaces" {
+            &name
+        } else {
+            &namespace
+        },
+        name: &name,
+        options: options.to_value("CreateOptions"),
+        dry_run: options.dry_run,
+    };
+    let mut admitted = write.admission(Operation::Create, Some(object), None);
+    write.admit(&mut admitted).await?;
+    let mut object = admitted.object.take().unwrap_or_default();
+    let warnings = rest::before_create(resource.kind, &mut object, &context)?;
+    request.warnings.extend(warnings);
+    keelson_schema::normalise(&mut object, resource.ty);
+    admitted.object = Some(object);
+    write.validate(&mut admitted).await?;
+    let object = admitted.object.take().unwrap_or_default();
+
+    let mut reserved = server
+        .hooks
+        .before_create(server, resource, object, options.dry_run)
+        .await?;
+    if options.dry_run {
+        let key = resource.key(&namespace, &name);
+        let taken = server
+            .store
+            .get(&key)
+            .await
+            .map_err(|e| crate::error::from_store(e, resource.qualified(), &name))?;
+        return match taken {
+            Some(_) => Err(Status::already_exists(resource.qualified(), &name)),
+            None => Ok(reserved.object),
+        };
+    }
+    match objects::create(server, resource, std::mem::take(&mut reserved.object)).await {
+        Ok(stored) => {
+            reserved.keep();
+            Ok(stored)
+        }
+        Err(e) => {
+            reserved.release(server).await;
+            Err(e)
+        }
+    }
+}
