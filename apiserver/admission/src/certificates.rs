@@ -1,7 +1,10 @@
 //! What certificate signing requests say.
 
+use std::sync::Arc;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use keelson_auth::{Attributes, Authorizer, User};
 use x509_parser::prelude::{FromDer, X509CertificationRequest};
 
 /// A request that cannot be read.
@@ -50,4 +53,31 @@ pub fn subject(request: &str) -> Result<Subject, RequestError> {
             .map(str::to_owned)
             .collect(),
     })
+}
+
+/// Whether a user holds a verb on a signer, by its full name or by `<domain>/*`.
+pub fn may_use_signer(
+    authorizer: &dyn Authorizer,
+    user: &Arc<User>,
+    verb: &str,
+    signer: &str,
+) -> bool {
+    let may = |name: &str| {
+        authorizer
+            .authorize(&Attributes {
+                user: user.clone(),
+                verb: verb.into(),
+                api_group: "certificates.k8s.io".into(),
+                api_version: "*".into(),
+                resource: "signers".into(),
+                name: name.into(),
+                resource_request: true,
+                ..Attributes::default()
+            })
+            .allowed()
+    };
+    may(signer)
+        || signer
+            .split_once('/')
+            .is_some_and(|(domain, _)| may(&format!("{domain}/*")))
 }

@@ -79,12 +79,39 @@ macro_rules! row {
 /// Every plugin, in upstream's order.
 pub const ALL: &[Row] = &[
     row!(namespace_lifecycle, NamespaceLifecycle, true),
+    row!(limit_ranger, LimitRanger, true),
     row!(service_account, ServiceAccount, true),
     row!(node_restriction, NodeRestriction, false),
     row!(taint_nodes_by_condition, TaintNodesByCondition, true),
+    row!(always_pull_images, AlwaysPullImages, false),
     row!(priority, Priority, true),
     row!(default_toleration_seconds, DefaultTolerationSeconds, true),
+    row!(default_storage_class, DefaultStorageClass, true),
+    row!(
+        storage_object_in_use_protection,
+        StorageObjectInUseProtection,
+        true
+    ),
+    row!(
+        owner_references,
+        OwnerReferencesPermissionEnforcement,
+        false
+    ),
+    row!(
+        persistent_volume_claim_resize,
+        PersistentVolumeClaimResize,
+        true
+    ),
     row!(runtime_class, RuntimeClass, true),
+    row!(certificate_approval, CertificateApproval, true),
+    row!(certificate_signing, CertificateSigning, true),
+    row!(
+        certificate_subject_restriction,
+        CertificateSubjectRestriction,
+        true
+    ),
+    row!(default_ingress_class, DefaultIngressClass, true),
+    row!(pod_topology_labels, PodTopologyLabels, true),
 ];
 
 /// A plugin name that no row has.

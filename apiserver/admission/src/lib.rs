@@ -3,6 +3,7 @@
 
 mod certificates;
 pub mod chain;
+mod defaults;
 mod edit;
 pub mod plugins;
 mod pod;

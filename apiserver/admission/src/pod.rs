@@ -18,7 +18,6 @@ pub fn annotation<'a>(object: &'a Value, key: &str) -> Option<&'a str> {
     object.part("metadata.annotations").get(key)?.as_str()
 }
 
-#[allow(dead_code, reason = "the label plugins come with the next step")]
 /// An object's label.
 pub fn label<'a>(object: &'a Value, key: &str) -> Option<&'a str> {
     object.part("metadata.labels").get(key)?.as_str()
