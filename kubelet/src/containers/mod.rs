@@ -10,6 +10,7 @@ mod config;
 mod host;
 mod images;
 mod layout;
+mod network;
 mod runtime;
 mod sandbox;
 mod seccomp;

@@ -17,6 +17,7 @@ use super::cgroup::Hierarchies;
 use super::config::Config;
 use super::images::image_ref;
 use super::layout::{ContainerFile, Layout, SandboxFile, file_name, shim_id, write_json};
+use super::network::{Attachment, Network};
 use super::sandbox::{Sandbox, bury, other, refused};
 use super::spawn::Program;
 use super::spec::{self, Surroundings};
@@ -43,6 +44,7 @@ struct Inner {
     hierarchies: Hierarchies,
     images: Store,
     program: Program,
+    network: Network,
     possible: BTreeSet<String>,
     lowest_oom_score: i32,
     sandboxes: Mutex<HashMap<String, Arc<Sandbox>>>,
@@ -73,6 +75,12 @@ impl KeelsonRuntime {
                 )
                 .map_err(other)?;
         }
+        let network = Network::new(
+            &config.bridge,
+            &config.table,
+            config.cluster_cidr,
+            &config.state_dir,
+        );
         let (events, _) = broadcast::channel(1024);
         let inner = Inner {
             config,
@@ -80,6 +88,7 @@ impl KeelsonRuntime {
             hierarchies,
             images,
             program,
+            network,
             possible,
             lowest_oom_score,
             sandboxes: Mutex::default(),
@@ -98,6 +107,16 @@ impl KeelsonRuntime {
         &self.inner.images
     }
 
+    /// The node's pod ranges (`spec.podCIDRs`). Until there is one, pods with a network of their own can't run.
+    pub fn set_pod_ranges(&self, ranges: &[ipnet::IpNet]) -> bool {
+        self.inner.network.set_range(ranges)
+    }
+
+    /// Whether pods can get a network.
+    pub fn network_ready(&self) -> bool {
+        self.inner.network.ready()
+    }
+
     /// Connects to living shims, and ends what dead ones left.
     async fn recover(&self) -> Result<()> {
         let inner = &self.inner;
@@ -105,7 +124,7 @@ impl KeelsonRuntime {
         for uid in inner.layout.pod_uids().map_err(other)? {
             let Some(file) = inner.layout.read_sandbox(&uid).map_err(other)? else {
                 // A crash in the middle of making it: nobody knows of it.
-                self.discard(&uid).await;
+                self.discard(&uid, None).await;
                 continue;
             };
             for container in inner.layout.containers(&uid).map_err(other)? {
@@ -119,6 +138,13 @@ impl KeelsonRuntime {
                 }
             }
         }
+        let uids = inner
+            .layout
+            .pod_uids()
+            .map_err(other)?
+            .into_iter()
+            .collect();
+        inner.network.keep_only(&uids).await.map_err(other)?;
         for entry in std::fs::read_dir(inner.layout.writable_root())
             .map_err(other)?
             .flatten()
@@ -247,12 +273,67 @@ impl KeelsonRuntime {
             log_directory: spec.log_directory.clone(),
             stopped: false,
         };
-        inner.layout.write_sandbox(&file).map_err(failed)?;
         Ok(file)
     }
 
-    /// Ends whatever is left of a sandbox, known or not.
-    async fn discard(&self, uid: &str) {
+    /// Gives the sandbox its addresses.
+    async fn attach_network(&self, spec: &SandboxSpec, file: &mut SandboxFile) -> Result<()> {
+        if file.host_network {
+            return Ok(());
+        }
+        let attachment = Attachment {
+            uid: file.uid.clone(),
+            netns: netns(file.shim_pid),
+            ports: spec.port_mappings.clone(),
+        };
+        let attached = self.inner.network.attach(&attachment).await;
+        file.ips = attached.map_err(|error| {
+            RuntimeError::Sandbox(format!(
+                "failed to setup network for sandbox of pod {}: {error}",
+                file.uid
+            ))
+        })?;
+        Ok(())
+    }
+
+    /// Makes all of a sandbox; written last, as only a complete one counts after a crash.
+    async fn make_all(&self, spec: &SandboxSpec) -> Result<SandboxFile> {
+        let mut file = self.make_sandbox(spec).await?;
+        self.attach_network(spec, &mut file).await?;
+        self.inner
+            .layout
+            .write_sandbox(&file)
+            .map_err(|error| RuntimeError::Sandbox(error.to_string()))?;
+        Ok(file)
+    }
+
+    /// Ends a sandbox; the caller holds its lock.
+    async fn end_sandbox(&self, pod_uid: &str) -> Result<()> {
+        let inner = &self.inner;
+        let file = match self.find(pod_uid) {
+            Some(sandbox) => {
+                let file = sandbox.update(|file| file.stopped = true);
+                inner.layout.write_sandbox(&file).map_err(other)?;
+                if sandbox.alive() {
+                    // An error means that it is gone, which is what we want.
+                    let _ = sandbox.call(Request::Stop).await;
+                }
+                file
+            }
+            None => match inner.layout.read_sandbox(pod_uid).map_err(other)? {
+                Some(file) => file,
+                None => return Ok(()),
+            },
+        };
+        bury(&inner.layout, &inner.hierarchies, &file).map_err(other)?;
+        if !file.host_network {
+            inner.network.detach(pod_uid).await.map_err(other)?;
+        }
+        Ok(())
+    }
+
+    /// Ends whatever is there of a half-made sandbox. What an earlier one of the pod left stays known.
+    async fn discard(&self, uid: &str, previous: Option<SandboxFile>) {
         let directory = self.inner.layout.pod(uid);
         let (events, _) = tokio::sync::mpsc::unbounded_channel();
         if let Ok(client) = super::client::Client::connect(&directory, events)
@@ -260,7 +341,18 @@ impl KeelsonRuntime {
         {
             tracing::debug!(uid, %failure, "stop of a half-made sandbox");
         }
+        if let Err(error) = self.inner.network.detach(uid).await {
+            tracing::warn!(uid, %error, "cannot take down the network of a half-made sandbox");
+        }
         let _ = umount2(&directory.join("shm"), MntFlags::MNT_DETACH);
+        if let Some(mut file) = previous {
+            file.stopped = true;
+            file.ips.clear();
+            if let Err(error) = self.inner.layout.write_sandbox(&file) {
+                tracing::warn!(uid, %error, "cannot keep the record of a stopped sandbox");
+            }
+            return;
+        }
         if let Err(error) = std::fs::remove_dir_all(&directory) {
             tracing::warn!(uid, %error, "cannot remove a half-made sandbox");
         }
@@ -534,18 +626,17 @@ impl Runtime for KeelsonRuntime {
         }
         let lock = self.lock_of(uid);
         let _guard = lock.lock().await;
-        if let Some(sandbox) = self.find(uid) {
-            if sandbox.ready() {
-                return self.status_of(&sandbox.file());
-            }
-            return Err(RuntimeError::Sandbox(
-                "a stopped sandbox of this pod is still there".into(),
-            ));
+        if let Some(sandbox) = self.find(uid).filter(|sandbox| sandbox.ready()) {
+            return self.status_of(&sandbox.file());
         }
-        let file = match self.make_sandbox(spec).await {
+        let previous = self.inner.layout.read_sandbox(uid).map_err(other)?;
+        // One whose shim died, or that was stopped: its containers stay known, but it gets a new shim and network.
+        self.end_sandbox(uid).await?;
+        self.inner.sandboxes.lock().remove(uid);
+        let file = match self.make_all(spec).await {
             Ok(file) => file,
             Err(error) => {
-                self.discard(uid).await;
+                self.discard(uid, previous).await;
                 return Err(error);
             }
         };
@@ -560,23 +651,7 @@ impl Runtime for KeelsonRuntime {
     async fn stop_sandbox(&self, pod_uid: &str) -> Result<()> {
         let lock = self.lock_of(pod_uid);
         let _guard = lock.lock().await;
-        let inner = &self.inner;
-        let file = match self.find(pod_uid) {
-            Some(sandbox) => {
-                let file = sandbox.update(|file| file.stopped = true);
-                inner.layout.write_sandbox(&file).map_err(other)?;
-                if sandbox.alive() {
-                    // An error means that it is gone, which is what we want.
-                    let _ = sandbox.call(Request::Stop).await;
-                }
-                file
-            }
-            None => match inner.layout.read_sandbox(pod_uid).map_err(other)? {
-                Some(file) => file,
-                None => return Ok(()),
-            },
-        };
-        bury(&inner.layout, &inner.hierarchies, &file).map_err(other)
+        self.end_sandbox(pod_uid).await
     }
 
     async fn remove_sandbox(&self, pod_uid: &str) -> Result<()> {

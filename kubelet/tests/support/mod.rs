@@ -152,6 +152,31 @@ pub fn busybox_image(path: &Path, name: &str) {
     archive.finish().unwrap();
 }
 
+/// Runs a test in a network namespace of its own, on a runtime whose threads are all in it.
+pub fn in_own_network<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
+    if skipped() {
+        return;
+    }
+    let thread = std::thread::spawn(move || {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+        let up = Command::new("ip")
+            .args(["link", "set", "lo", "up"])
+            .status();
+        assert!(up.unwrap().success());
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime
+            .block_on(async { tokio::time::timeout(Duration::from_secs(240), test()).await })
+            .unwrap();
+    });
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
 /// A runtime of one test.
 pub struct Host {
     pub directory: tempfile::TempDir,
@@ -175,6 +200,7 @@ impl Host {
             ..Config::new("test-node")
         };
         let runtime = KeelsonRuntime::start(config.clone()).await.unwrap();
+        runtime.set_pod_ranges(&["10.99.0.0/24".parse().unwrap()]);
         let archive = directory.path().join("busybox.tar");
         busybox_image(&archive, "test/busybox:1");
         let images = runtime.images().import(&archive, None).await.unwrap();
@@ -185,6 +211,13 @@ impl Host {
             runtime,
             image,
         }
+    }
+
+    /// Replaces the runtime by a fresh one over the same directories, as a restarted kubelet has it.
+    pub async fn restart(&mut self) {
+        self.runtime = KeelsonRuntime::start(self.config.clone()).await.unwrap();
+        self.runtime
+            .set_pod_ranges(&["10.99.0.0/24".parse().unwrap()]);
     }
 
     pub fn pod(&self, name: &str) -> SandboxSpec {
