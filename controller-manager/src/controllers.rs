@@ -3,7 +3,7 @@
 use futures::future::BoxFuture;
 
 use crate::context::{Context, StartError};
-use crate::{deployment, endpoints, namespace, pod_gc, replica, root_ca, service_account};
+use crate::{deployment, endpoints, garbage, namespace, pod_gc, replica, root_ca, service_account};
 
 /// What a started controller is: a task that ends when the manager stops.
 pub type Task = BoxFuture<'static, ()>;
@@ -26,6 +26,14 @@ pub struct Controller {
 
 /// All controllers.
 pub const ALL: &[Controller] = &[
+    Controller {
+        name: "garbage-collector-controller",
+        account: "generic-garbage-collector",
+        on_by_default: true,
+        reads: &["*"],
+        owns: &["*:without-owners"],
+        start: garbage::start,
+    },
     Controller {
         name: "serviceaccount-controller",
         account: "service-account-controller",

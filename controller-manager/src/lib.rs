@@ -16,6 +16,7 @@ pub mod pod_index;
 
 pub mod deployment;
 pub mod endpoints;
+pub mod garbage;
 pub mod namespace;
 pub mod pod_gc;
 pub mod replica;
