@@ -3,6 +3,7 @@
 //! Routes, discovery, OpenAPI, RBAC attributes and keys in the store all derive from these rows. What a kind does is left
 //! to its strategy, in one file a kind below this module; custom resources are not here.
 
+pub mod apps;
 pub mod coordination;
 pub mod core;
 pub mod discovery;
@@ -386,12 +387,12 @@ fn all() -> Vec<Kind> {
         namespaced(CORE, "ResourceQuota", "resourcequotas", "resourcequotas", &ReadOnly).short(&["quota"]).hash("8uhSgffRX6w=").subresources(&[STATUS]),
         namespaced(CORE, "Secret", "secrets", "secrets", &core::secret::Rules).hash("S6u1pOWzb84="),
         namespaced(CORE, "ServiceAccount", "serviceaccounts", "serviceaccounts", &core::service_account::Rules).short(&["sa"]).hash("pbx9ZvyFpBE=").subresources(SERVICEACCOUNTS),
-        namespaced(CORE, "Service", "services", "services/specs", &ReadOnly).short(&["svc"]).all().hash("0/CO1lhkEBI=").subresources(SERVICES),
+        namespaced(CORE, "Service", "services", "services/specs", &core::service::Rules).short(&["svc"]).all().hash("0/CO1lhkEBI=").subresources(SERVICES),
         cluster(APIREGISTRATION, "APIService", "apiservices", "apiregistration.k8s.io/apiservices", &ReadOnly).extension().hash("InPBPD7+PqM=").subresources(&[STATUS]),
         namespaced(APPS, "ControllerRevision", "controllerrevisions", "controllerrevisions", &ReadOnly).hash("85nkx63pcBU="),
         namespaced(APPS, "DaemonSet", "daemonsets", "daemonsets", &ReadOnly).short(&["ds"]).all().hash("dd7pWHUlMKQ=").subresources(&[STATUS]),
-        namespaced(APPS, "Deployment", "deployments", "deployments", &ReadOnly).short(&["deploy"]).all().hash("8aSe+NMegvE=").subresources(&[SCALE, STATUS]),
-        namespaced(APPS, "ReplicaSet", "replicasets", "replicasets", &ReadOnly).short(&["rs"]).all().hash("P1RzHs8/mWQ=").subresources(&[SCALE, STATUS]),
+        namespaced(APPS, "Deployment", "deployments", "deployments", &apps::deployment::Rules).short(&["deploy"]).all().hash("8aSe+NMegvE=").subresources(&[SCALE, STATUS]),
+        namespaced(APPS, "ReplicaSet", "replicasets", "replicasets", &apps::replica_set::Rules).short(&["rs"]).all().hash("P1RzHs8/mWQ=").subresources(&[SCALE, STATUS]),
         namespaced(APPS, "StatefulSet", "statefulsets", "statefulsets", &ReadOnly).short(&["sts"]).all().hash("H+vl74LkKdo=").subresources(&[SCALE, STATUS]),
         namespaced(EVENTS, "Event", "events", "events", &events::EventRules).short(&["ev"]).hash("r2yiGXH7wu8=").stored_as("v1"),
         cluster(AUTHENTICATION, "SelfSubjectReview", "selfsubjectreviews", "", &ReadOnly).verbs(CREATE),

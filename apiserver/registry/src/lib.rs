@@ -11,6 +11,7 @@ pub mod meta;
 pub mod pod;
 pub mod print;
 pub mod rest;
+pub mod scale;
 pub mod strategy;
 pub mod validation;
 

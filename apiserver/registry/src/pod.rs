@@ -13,4 +13,5 @@ pub mod template;
 mod validate;
 pub mod volumes;
 
+pub(crate) use handlers::port;
 pub use validate::{Scope, spec};

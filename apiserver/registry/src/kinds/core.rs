@@ -9,4 +9,5 @@ pub mod namespace;
 pub mod node;
 pub mod pod;
 pub mod secret;
+pub mod service;
 pub mod service_account;

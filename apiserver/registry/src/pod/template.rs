@@ -6,7 +6,7 @@ use serde::Deserialize as _;
 use serde_json::Value;
 
 use super::{Scope, defaults};
-use crate::access::{Access, part_mut};
+use crate::access::{Access, part_mut, same};
 use crate::meta::{annotations, labels};
 
 /// Fills in a template.
@@ -84,8 +84,8 @@ fn matches(errors: &mut ErrorList, selector: &Selector, spec: &Value, path: &Pat
     }
 }
 
-/// Templates of workloads that keep pods running restart them always.
-pub fn restarts_always(errors: &mut ErrorList, template: &Value, path: &Path<'_>) {
+/// Templates of workloads that keep pods running restart them always, and have no deadline.
+pub fn restarts_always(errors: &mut ErrorList, template: &Value, workload: &str, path: &Path<'_>) {
     let spec = path.child("spec");
     let policy = template.text("spec.restartPolicy");
     if policy != "Always" {
@@ -96,9 +96,20 @@ pub fn restarts_always(errors: &mut ErrorList, template: &Value, path: &Path<'_>
         ));
     }
     if template.has("spec.activeDeadlineSeconds") {
+        let detail = format!("activeDeadlineSeconds in {workload} is not Supported");
         errors.push(Error::forbidden(
             &spec.child("activeDeadlineSeconds"),
-            "activeDeadlineSeconds in this workload is not Supported",
+            detail,
         ));
     }
+}
+
+/// What a client is warned of in a new or changed template.
+#[must_use]
+pub fn warnings(new: &Value, old: Option<&Value>) -> Vec<String> {
+    const PATH: &str = "spec.template";
+    if old.is_some_and(|o| same(o.part(PATH), new.part(PATH))) {
+        return Vec::new();
+    }
+    crate::kinds::core::pod::spec_warnings(new.part("spec.template.spec"), "spec.template.spec")
 }

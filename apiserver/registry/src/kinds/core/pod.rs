@@ -21,6 +21,8 @@ use crate::pod::{Scope, defaults, spec};
 use crate::rest::timestamp;
 use crate::strategy::{Context, Strategy, count_generation, path_field};
 
+pub(crate) use warnings::of_spec as spec_warnings;
+
 const MIRROR: &str = "kubernetes.io/config.mirror";
 const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
 
