@@ -3,7 +3,9 @@
 use futures::future::BoxFuture;
 
 use crate::context::{Context, StartError};
-use crate::{deployment, endpoints, garbage, namespace, pod_gc, replica, root_ca, service_account};
+use crate::{
+    deployment, endpoints, garbage, namespace, node, pod_gc, replica, root_ca, service_account,
+};
 
 /// What a started controller is: a task that ends when the manager stops.
 pub type Task = BoxFuture<'static, ()>;
@@ -116,6 +118,30 @@ pub const ALL: &[Controller] = &[
             "pods:of-replicationcontrollers",
         ],
         start: replica::start::<k8s_openapi::api::core::v1::ReplicationController>,
+    },
+    Controller {
+        name: "node-ipam-controller",
+        account: "node-controller",
+        on_by_default: true,
+        reads: &["nodes"],
+        owns: &["nodes:podCIDR"],
+        start: node::ipam::start,
+    },
+    Controller {
+        name: "node-lifecycle-controller",
+        account: "node-controller",
+        on_by_default: true,
+        reads: &["nodes", "leases", "pods"],
+        owns: &["nodes:taints"],
+        start: node::lifecycle::start,
+    },
+    Controller {
+        name: "taint-eviction-controller",
+        account: "node-controller",
+        on_by_default: true,
+        reads: &["nodes", "pods"],
+        owns: &["pods:of-tainted-nodes"],
+        start: node::eviction::start,
     },
 ];
 

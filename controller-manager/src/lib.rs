@@ -18,6 +18,7 @@ pub mod deployment;
 pub mod endpoints;
 pub mod garbage;
 pub mod namespace;
+pub mod node;
 pub mod pod_gc;
 pub mod replica;
 pub mod root_ca;
