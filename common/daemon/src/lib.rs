@@ -3,6 +3,7 @@
 //!
 //! Nothing here knows what a daemon does; flags that belong to one daemon stay with that daemon.
 
+pub mod flags;
 pub mod health;
 pub mod logging;
 pub mod metrics;

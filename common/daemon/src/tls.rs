@@ -33,6 +33,9 @@ pub enum TlsError {
     /// rustls refuses it.
     #[error("TLS: {0}")]
     Rustls(#[from] rustls::Error),
+    /// No certificate could be made up.
+    #[error("cannot make a certificate for the secure port: {0}")]
+    SelfSigned(String),
     /// The client CA bundle is of no use.
     #[error("client CA: {0}")]
     Verifier(#[from] rustls::server::VerifierBuilderError),
@@ -184,6 +187,38 @@ pub fn server_config(
         None => builder.with_no_client_auth(),
     };
     let mut config = builder.with_cert_resolver(key);
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+/// The configuration of a daemon's secure port, from its flags. Without a certificate one is made up for this run, as
+/// upstream does: health checks that don't verify still work.
+pub fn serving_config(
+    certificate: Option<&Path>,
+    key: Option<&Path>,
+    client_ca: Option<&Path>,
+    name: &str,
+) -> Result<rustls::ServerConfig, TlsError> {
+    let client_roots = client_ca.map(roots).transpose()?;
+    if let (Some(certificate), Some(key)) = (certificate, key) {
+        return server_config(ReloadingKey::load(certificate, key)?, client_roots);
+    }
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned(), name.to_owned()])
+        .map_err(|error| TlsError::SelfSigned(error.to_string()))?;
+    let key = PrivateKeyDer::try_from(made.signing_key.serialize_der())
+        .map_err(|error| TlsError::SelfSigned(error.to_owned()))?;
+    let builder = rustls::ServerConfig::builder();
+    let builder = match client_roots {
+        Some(roots) => builder.with_client_cert_verifier(
+            WebPkiClientVerifier::builder(Arc::new(roots))
+                .allow_unauthenticated()
+                .build()?,
+        ),
+        None => builder.with_no_client_auth(),
+    };
+    let mut config = builder
+        .with_single_cert(vec![made.cert.der().clone()], key)
+        .map_err(|error| TlsError::SelfSigned(error.to_string()))?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
 }
