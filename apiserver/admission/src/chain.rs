@@ -71,7 +71,7 @@ macro_rules! row {
         Row {
             name: plugins::$module::NAME,
             default_on: $default_on,
-            make: || Box::new(plugins::$module::$plugin),
+            make: || Box::new(plugins::$module::$plugin::default()),
         }
     };
 }
@@ -112,6 +112,7 @@ pub const ALL: &[Row] = &[
     ),
     row!(default_ingress_class, DefaultIngressClass, true),
     row!(pod_topology_labels, PodTopologyLabels, true),
+    row!(resource_quota, ResourceQuota, true),
 ];
 
 /// A plugin name that no row has.

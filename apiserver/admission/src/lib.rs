@@ -5,6 +5,7 @@ mod certificates;
 pub mod chain;
 mod defaults;
 mod edit;
+mod live;
 pub mod plugins;
 mod pod;
 pub mod request;

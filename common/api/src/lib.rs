@@ -9,5 +9,6 @@ pub mod names;
 pub mod owner;
 pub mod pod;
 pub mod quantity;
+pub mod quota;
 pub mod selector;
 pub mod status;

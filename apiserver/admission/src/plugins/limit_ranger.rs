@@ -12,6 +12,7 @@ use keelson_registry::access::{Access, items_mut};
 use serde_json::{Value, json};
 
 use crate::chain::{Environment, Plugin};
+use crate::live::LiveLists;
 use crate::request::{Operation, Request};
 
 /// Upstream's name.
@@ -19,8 +20,27 @@ pub const NAME: &str = "LimitRanger";
 const ANNOTATION: &str = "kubernetes.io/limit-ranger";
 
 /// The plugin.
-#[derive(Debug, Default)]
-pub struct LimitRanger;
+#[derive(Default)]
+pub struct LimitRanger {
+    ranges: LiveLists,
+}
+
+impl LimitRanger {
+    async fn ranges(
+        &self,
+        request: &Request,
+        environment: &Environment,
+    ) -> Result<Vec<Arc<Value>>, Status> {
+        Ok(self
+            .ranges
+            .list(
+                environment.lookup.as_ref(),
+                "limitranges",
+                &request.namespace,
+            )
+            .await?)
+    }
+}
 
 #[async_trait]
 impl Plugin for LimitRanger {
@@ -47,7 +67,7 @@ impl Plugin for LimitRanger {
         if !request.concerns("", "pods") {
             return Ok(());
         }
-        for range in ranges(request, environment).await? {
+        for range in self.ranges(request, environment).await? {
             if let Some(pod) = request.object.as_mut() {
                 set_defaults(pod, &range);
             }
@@ -60,7 +80,7 @@ impl Plugin for LimitRanger {
         request: &mut Request,
         environment: &Environment,
     ) -> Result<(), Status> {
-        for range in ranges(request, environment).await? {
+        for range in self.ranges(request, environment).await? {
             let Some(object) = request.object.as_ref() else {
                 return Ok(());
             };
@@ -82,18 +102,6 @@ impl Plugin for LimitRanger {
         }
         Ok(())
     }
-}
-
-/// The namespace's ranges. The store is asked where the cache has none: a range just made must hold for the next pod.
-async fn ranges(request: &Request, environment: &Environment) -> Result<Vec<Arc<Value>>, Status> {
-    let cached = environment.lookup.list("limitranges", &request.namespace);
-    if !cached.is_empty() {
-        return Ok(cached);
-    }
-    Ok(environment
-        .lookup
-        .live_list("limitranges", &request.namespace)
-        .await?)
 }
 
 fn set_defaults(pod: &mut Value, range: &Value) {
@@ -288,7 +296,7 @@ mod tests {
             "pods",
             json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "resources": resources}]}}),
         );
-        admit(&LimitRanger, &mut request, &range(limit))
+        admit(&LimitRanger::default(), &mut request, &range(limit))
             .await
             .map_err(|s| s.message.clone())?;
         Ok(request.object.unwrap())
@@ -350,7 +358,7 @@ mod tests {
                 json!({"metadata": {"name": "c"}, "spec": {"resources": {"requests": {"storage": size}}}}),
             );
             assert_eq!(
-                admit(&LimitRanger, &mut request, &range(limit.clone()))
+                admit(&LimitRanger::default(), &mut request, &range(limit.clone()))
                     .await
                     .is_ok(),
                 allowed,

@@ -14,6 +14,7 @@ pub mod owner_references;
 pub mod persistent_volume_claim_resize;
 pub mod pod_topology_labels;
 pub mod priority;
+pub mod resource_quota;
 pub mod runtime_class;
 pub mod service_account;
 pub mod storage_object_in_use_protection;

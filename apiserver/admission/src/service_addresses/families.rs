@@ -120,12 +120,9 @@ fn keeps_prefer_dual(service: &Value, old: &Value) -> bool {
     if old.text("spec.ipFamilyPolicy") != PREFER || !needs_cluster_ip(old) {
         return false;
     }
-    let given = service.text("spec.ipFamilyPolicy");
-    (given.is_empty() || given == PREFER)
+    service.text("spec.ipFamilyPolicy") == PREFER
         && same(old.part("spec.clusterIPs"), service.part("spec.clusterIPs"))
         && same(old.part("spec.ipFamilies"), service.part("spec.ipFamilies"))
-        && given == PREFER
-        && service.text("spec.clusterIP") == old.text("spec.clusterIP")
 }
 
 fn listed(service: &Value) -> Vec<Family> {
