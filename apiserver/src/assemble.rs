@@ -14,17 +14,17 @@ use keelson_registry::kinds;
 use keelson_storage::{Cache, CacheOptions, Store};
 use tokio_util::sync::CancellationToken;
 
+use crate::addresses::{self, Addresses};
 use crate::discovery::Documents;
 use crate::feeds::{self, Feed};
 use crate::filters::Limits;
 use crate::health::{Groups, Health};
-use crate::hooks::Hooks;
 use crate::lookup::{Objects, Writes};
 use crate::metrics::Metrics;
 use crate::options::Options;
 use crate::proxying::Backends;
 use crate::resources::Resources;
-use crate::server::Server;
+use crate::server::{Server, Steps};
 
 /// Paths that are answered without credentials.
 const ANONYMOUS_PATHS: [&str; 4] = ["/healthz", "/livez", "/readyz", "/version"];
@@ -100,20 +100,36 @@ pub async fn assemble(
         writer: Arc::new(Writes::new(resources.clone(), store.clone())),
         authorizer: authorizer.clone(),
     };
+    let address_store = Arc::new(addresses::Writes::new(
+        resources.clone(),
+        store.clone(),
+        &options.etcd_prefix,
+    ));
+    let addresses = Addresses::new(&options, address_store, objects.clone());
     let limits = Limits::new(
         options.max_requests_inflight,
         options.max_mutating_requests_inflight,
     );
+    let mut health = health(&store, &cache, &stop);
+    let steps = Steps {
+        rbac: health.add_step("poststarthook/rbac/bootstrap-roles", Groups::All),
+        priority_classes: health.add_step(
+            "poststarthook/scheduling/bootstrap-system-priority-classes",
+            Groups::All,
+        ),
+        system_objects: health.add_step("poststarthook/bootstrap-controller", Groups::All),
+    };
     let server = Arc::new(Server {
         documents: Documents::new(&resources, &options),
         backends: Backends::new(&options)?,
-        health: health(&store, &cache, &stop),
+        health,
+        steps,
         metrics: Metrics::new(|group, resource| {
             kinds::ALL
                 .iter()
                 .any(|k| k.group == group && k.plural == resource)
         }),
-        hooks: Hooks::new(&options),
+        addresses,
         limits,
         options,
         resources,

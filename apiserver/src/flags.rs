@@ -351,30 +351,6 @@ impl Flags {
         }
         Ok(gates)
     }
-
-    /// First and last port of the NodePort range.
-    pub fn node_ports(&self) -> Result<(u16, u16), FlagError> {
-        let parsed = self
-            .service_node_port_range
-            .split_once(['-', '+'])
-            .and_then(|(a, b)| {
-                let first: u16 = a.parse().ok()?;
-                let second: u16 = b.parse().ok()?;
-                let last = if self.service_node_port_range.contains('+') {
-                    first.checked_add(second)?
-                } else {
-                    second
-                };
-                (first > 0 && first <= last).then_some((first, last))
-            });
-        match parsed {
-            Some(range) => Ok(range),
-            None => refuse(
-                "service-node-port-range",
-                format!("{:?} is not a range of ports", self.service_node_port_range),
-            ),
-        }
-    }
 }
 
 #[cfg(test)]
@@ -408,7 +384,6 @@ mod tests {
         ]);
         assert_eq!(f.check(), Ok(()));
         assert!(f.allow_privileged);
-        assert_eq!(f.node_ports(), Ok((30000, 32767)));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! kube-apiserver: HTTP, filters, verbs, discovery, proxying and start-up objects around the crates that know kinds, storage,
 //! access and admission. See ARCHITECTURE.md for the course of a request.
 
+pub mod addresses;
 pub mod assemble;
 pub mod body;
 pub mod context;
@@ -12,7 +13,6 @@ pub mod field_owner;
 pub mod filters;
 pub mod flags;
 pub mod health;
-pub mod hooks;
 pub mod lookup;
 pub mod metrics;
 pub mod negotiate;

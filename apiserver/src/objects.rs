@@ -48,6 +48,9 @@ pub struct Changed {
 pub trait Step: Send {
     /// Decides what to do with the current state.
     async fn next(&mut self, current: &Current) -> ApiResult<Change>;
+
+    /// Says whether what was decided last has been stored; what was reserved for it is kept or given back.
+    async fn settled(&mut self, _stored: bool) {}
 }
 
 /// The object as the cache has it, at least as new as every write acknowledged before the call.
@@ -167,60 +170,43 @@ pub async fn modify(
                 .ok_or_else(missing)?;
             is_live = true;
             if newest.revision != state.revision {
+                step.settled(false).await;
                 state = newest;
                 continue;
             }
         }
-        let conflict = match decided? {
-            Change::Keep(object) => {
-                return Ok(Changed {
-                    object,
-                    removed: false,
-                });
+        let written = match &decided {
+            Ok(Change::Write(object)) if !dry_run => {
+                let bytes = resource.encode(object)?;
+                Some(
+                    server
+                        .store
+                        .update(&key, bytes, state.revision, ttl(server, resource))
+                        .await,
+                )
             }
-            Change::Write(object) if dry_run => {
-                return Ok(Changed {
-                    object,
-                    removed: false,
-                });
-            }
-            Change::Remove(object) if dry_run => {
-                return Ok(Changed {
-                    object,
-                    removed: true,
-                });
-            }
-            Change::Write(mut object) => {
-                let bytes = resource.encode(&object)?;
-                match server
+            Ok(Change::Remove(_)) if !dry_run => Some(
+                server
                     .store
-                    .update(&key, bytes, state.revision, ttl(server, resource))
+                    .delete(&key, Some(state.revision))
                     .await
-                {
-                    Ok(revision) => {
-                        object["metadata"]["resourceVersion"] = revision.to_string().into();
-                        return Ok(Changed {
-                            object,
-                            removed: false,
-                        });
-                    }
-                    Err(StoreError::Conflict { current }) => current,
-                    Err(e) => return Err(fail(e)),
-                }
+                    .map(|d| d.revision),
+            ),
+            _ => None,
+        };
+        step.settled(matches!(written, Some(Ok(_)))).await;
+        let (mut object, removed) = match decided? {
+            Change::Keep(object) | Change::Write(object) => (object, false),
+            Change::Remove(object) => (object, true),
+        };
+        let conflict = match written {
+            None => return Ok(Changed { object, removed }),
+            Some(Ok(revision)) => {
+                object["metadata"]["resourceVersion"] = revision.to_string().into();
+                return Ok(Changed { object, removed });
             }
-            Change::Remove(mut object) => {
-                match server.store.delete(&key, Some(state.revision)).await {
-                    Ok(deleted) => {
-                        object["metadata"]["resourceVersion"] = deleted.revision.to_string().into();
-                        return Ok(Changed {
-                            object,
-                            removed: true,
-                        });
-                    }
-                    Err(StoreError::Conflict { current }) => current,
-                    Err(e) => return Err(fail(e)),
-                }
-            }
+            Some(Err(StoreError::Conflict { current })) => current,
+            Some(Err(e)) => return Err(fail(e)),
         };
         state = match conflict {
             Some(stored) => current(resource, &stored)?,

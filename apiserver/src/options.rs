@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use keelson_admission::service_addresses::PortRange;
 use keelson_registry::Family;
 
 use crate::flags::{FlagError, Flags};
@@ -55,8 +56,8 @@ pub struct Options {
     pub service_ranges: Vec<String>,
     /// Their families.
     pub service_families: Vec<Family>,
-    /// First and last NodePort.
-    pub node_ports: (u16, u16),
+    /// Ports that Services of type NodePort get.
+    pub node_ports: PortRange,
     /// Whether this server keeps itself in the endpoints of `default/kubernetes`.
     pub reconcile_endpoints: bool,
     /// Whether containers may be privileged.
@@ -153,7 +154,7 @@ impl Options {
             disable_admission: flags.disable_admission_plugins.clone(),
             service_families: families(&ranges)?,
             service_ranges: ranges,
-            node_ports: flags.node_ports()?,
+            node_ports: node_ports(&flags.service_node_port_range)?,
             reconcile_endpoints: flags.endpoint_reconciler_type == "lease",
             allow_privileged: flags.allow_privileged,
             kubelet_client: flags
@@ -168,13 +169,12 @@ impl Options {
 
 /// The address to advertise: the one given, the one bound to, or that of the route to the outside.
 fn advertised(flags: &Flags) -> Result<IpAddr, OptionsError> {
-    let usable = |ip: &IpAddr| !ip.is_unspecified();
-    if let Some(ip) = flags
-        .advertise_address
-        .filter(usable)
-        .or(Some(flags.bind_address).filter(usable))
-    {
+    if let Some(ip) = flags.advertise_address {
         return Ok(ip);
+    }
+    let usable = |ip: &IpAddr| !ip.is_unspecified() && !ip.is_loopback();
+    if usable(&flags.bind_address) {
+        return Ok(flags.bind_address);
     }
     // Connecting a datagram socket sends nothing; it only chooses the address to send from.
     let outward = std::net::UdpSocket::bind("0.0.0.0:0").and_then(|s| {
@@ -221,6 +221,13 @@ fn front_proxy(
         }
     }
     Ok(Some(config))
+}
+
+fn node_ports(range: &str) -> Result<PortRange, OptionsError> {
+    range.parse().map_err(|_| OptionsError::Value {
+        flag: "service-node-port-range",
+        why: format!("{range:?} is not a range of ports"),
+    })
 }
 
 fn families(ranges: &[String]) -> Result<Vec<Family>, OptionsError> {

@@ -11,10 +11,10 @@ use keelson_auth::{Attributes, Authorizer, Lookup};
 use keelson_storage::{Cache, Store};
 use tokio_util::sync::CancellationToken;
 
+use crate::addresses::Addresses;
 use crate::discovery::Documents;
 use crate::filters::{self, Limits};
-use crate::health::Health;
-use crate::hooks::Hooks;
+use crate::health::{Health, Step};
 use crate::metrics::Metrics;
 use crate::options::Options;
 use crate::proxying::Backends;
@@ -48,8 +48,8 @@ pub struct Server {
     pub admission: Chain,
     /// What its plugins may use.
     pub environment: Environment,
-    /// What is done around certain writes.
-    pub hooks: Hooks,
+    /// Allocates the addresses of Services.
+    pub addresses: Addresses,
     /// Connections to kubelets and other backends.
     pub backends: Backends,
     /// Discovery documents.
@@ -60,6 +60,8 @@ pub struct Server {
     pub metrics: Metrics,
     /// Health checks.
     pub health: Health,
+    /// Steps of the start.
+    pub steps: Steps,
     /// Ends watches when the server stops.
     pub stop: CancellationToken,
 }
@@ -82,4 +84,14 @@ impl Server {
             attributes.forbidden_sentence(&answer.reason),
         ))
     }
+}
+
+/// Steps of the start that `/readyz` waits for.
+pub struct Steps {
+    /// The RBAC policy is stored.
+    pub rbac: Step,
+    /// The priority classes are stored.
+    pub priority_classes: Step,
+    /// Everything else that every cluster has is stored.
+    pub system_objects: Step,
 }

@@ -3,13 +3,16 @@
 //! The documents follow from the kinds table and are built once.
 
 pub mod paths;
+pub mod schemas;
 
 use std::fmt::Write;
 
 use http::HeaderValue;
 use http::header::{ETAG, IF_NONE_MATCH, VARY};
 use keelson_api::status::Status;
+use keelson_daemon::version::GIT_VERSION;
 use keelson_registry::kinds::Kind;
+use keelson_schema::openapi;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha512};
 
@@ -32,6 +35,7 @@ pub struct Documents {
     groups: Vec<Value>,
     /// `APIResourceList`s by `group/version`.
     lists: Vec<(String, Value)>,
+    openapi: openapi::Documents,
 }
 
 impl Documents {
@@ -104,6 +108,14 @@ impl Documents {
                 .map(|(g, v)| group_value(g, v))
                 .collect(),
             lists,
+            openapi: openapi::Documents::new(
+                GIT_VERSION,
+                resources
+                    .all()
+                    .iter()
+                    .map(|r| schemas::resource(r.kind))
+                    .collect(),
+            ),
         }
     }
 
@@ -151,8 +163,8 @@ impl Documents {
     }
 
     /// `/openapi/…`.
-    pub fn openapi(&self, _request: &Request, _rest: &[&str]) -> ApiResult<Response> {
-        Err(Status::no_such_path())
+    pub fn openapi(&self, request: &Request, rest: &[&str]) -> ApiResult<Response> {
+        schemas::answer(&self.openapi, request, rest)
     }
 
     /// The paths of all groups and versions, for the index.

@@ -29,14 +29,12 @@ fn resource<'a>(server: &'a Server, id: &str) -> ApiResult<&'a Arc<Resource>> {
         .ok_or_else(|| Status::internal(format!("no resource {id}")))
 }
 
-/// Stores a new object.
-pub async fn create(server: &Server, id: &str, mut object: Value) -> ApiResult<Value> {
-    let resource = resource(server, id)?;
+/// A new object, completed and checked as if a client had sent it.
+pub fn completed(resource: &Resource, mut object: Value) -> ApiResult<Value> {
     let user = User::api_server();
     let context = Context {
-        now: Timestamp::now(),
         user: context::user(&user),
-        families: &server.options.service_families,
+        ..Context::at(Timestamp::now())
     };
     resource.add_type_meta(&mut object);
     let strategy = resource.kind.strategy;
@@ -51,7 +49,24 @@ pub async fn create(server: &Server, id: &str, mut object: Value) -> ApiResult<V
     .record(None, &mut object);
     rest::before_create(resource.kind, &mut object, &context)?;
     keelson_schema::normalise(&mut object, resource.ty);
-    objects::create(server, resource, object).await
+    Ok(object)
+}
+
+/// Stores a new object.
+pub async fn create(server: &Server, id: &str, mut object: Value) -> ApiResult<Value> {
+    let resource = resource(server, id)?;
+    resource.add_type_meta(&mut object);
+    resource.kind.strategy.default(&mut object);
+    let reserved = server
+        .addresses
+        .create(resource, &mut object, false)
+        .await?;
+    let stored = match completed(resource, object) {
+        Ok(object) => objects::create(server, resource, object).await,
+        Err(e) => Err(e),
+    };
+    server.addresses.settle(reserved, stored.is_ok()).await;
+    stored
 }
 
 /// Replaces an object whose resourceVersion is still the one in `object`.
@@ -128,7 +143,7 @@ pub async fn delete(server: &Server, id: &str, namespace: &str, name: &str) -> A
 
 /// Creates an object unless it is there, trying again while the store is away.
 pub async fn create_missing(server: &Arc<Server>, id: &str, object: Value) {
-    retry(server, id, || async {
+    retry(server, id, async || {
         if get(
             server,
             id,

@@ -17,7 +17,7 @@ pub async fn reconcile(server: &Arc<Server>) {
             text(&object.value, "name").to_owned(),
         );
         let id = id.as_str();
-        retry(server, &name, || async {
+        retry(server, &name, async || {
             let existing = get(server, id, &namespace, &name).await?;
             match bootstrap::reconcile(&object.value, existing.as_ref()) {
                 Change::Keep => Ok(()),

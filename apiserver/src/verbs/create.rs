@@ -133,37 +133,41 @@ pub async fn store_new(
     let mut admitted = write.admission(Operation::Create, Some(object), None);
     write.admit(&mut admitted).await?;
     let mut object = admitted.object.take().unwrap_or_default();
-    let warnings = rest::before_create(resource.kind, &mut object, &context)?;
-    request.warnings.extend(warnings);
+    let reserved = server
+        .addresses
+        .create(resource, &mut object, options.dry_run)
+        .await?;
+    admitted.object = Some(object);
+    let stored = finish(&write, &mut admitted, &context).await;
+    server.addresses.settle(reserved, stored.is_ok()).await;
+    stored
+}
+
+/// The last steps of a new object: strategy, validation, storing.
+async fn finish(
+    write: &Write<'_>,
+    admitted: &mut keelson_admission::Request,
+    context: &Context<'_>,
+) -> ApiResult<Value> {
+    let (server, resource) = (write.server, write.resource);
+    let mut object = admitted.object.take().unwrap_or_default();
+    let warnings = rest::before_create(resource.kind, &mut object, context)?;
+    write.request.warnings.extend(warnings);
     keelson_schema::normalise(&mut object, resource.ty);
     admitted.object = Some(object);
-    write.validate(&mut admitted).await?;
+    write.validate(admitted).await?;
     let object = admitted.object.take().unwrap_or_default();
-
-    let mut reserved = server
-        .hooks
-        .before_create(server, resource, object, options.dry_run)
-        .await?;
-    if options.dry_run {
-        let key = resource.key(&namespace, &name);
-        let taken = server
-            .store
-            .get(&key)
-            .await
-            .map_err(|e| crate::error::from_store(e, resource.qualified(), &name))?;
-        return match taken {
-            Some(_) => Err(Status::already_exists(resource.qualified(), &name)),
-            None => Ok(reserved.object),
-        };
+    if !write.dry_run {
+        return objects::create(server, resource, object).await;
     }
-    match objects::create(server, resource, std::mem::take(&mut reserved.object)).await {
-        Ok(stored) => {
-            reserved.keep();
-            Ok(stored)
-        }
-        Err(e) => {
-            reserved.release(server).await;
-            Err(e)
-        }
+    let key = resource.key(text(&object, "namespace"), text(&object, "name"));
+    let taken = server
+        .store
+        .get(&key)
+        .await
+        .map_err(|e| crate::error::from_store(e, resource.qualified(), write.name))?;
+    match taken {
+        Some(_) => Err(Status::already_exists(resource.qualified(), write.name)),
+        None => Ok(object),
     }
 }

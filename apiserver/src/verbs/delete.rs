@@ -220,10 +220,7 @@ pub async fn delete_one(
     )
     .await?;
     if changed.removed && !options.dry_run {
-        server
-            .hooks
-            .after_delete(server, resource, &changed.object)
-            .await;
+        server.addresses.removed(resource, &changed.object).await;
     }
     Ok(changed)
 }

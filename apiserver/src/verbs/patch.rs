@@ -12,7 +12,7 @@ use keelson_schema::patch::{self, PatchError};
 use keelson_schema::{DecodeError, FieldValidation, decode_value};
 use serde_json::Value;
 
-use crate::field_owner::{self, Owner};
+use crate::field_owner;
 use crate::negotiate::{Offers, media_type};
 use crate::objects::{self, Change, Current, Step, text};
 use crate::request::Request;
@@ -80,12 +80,17 @@ pub async fn patch(
     let bytes = request.read_body().await?;
     let name = request.info.path_name().to_owned();
     let namespace = namespace_of(resource, &request.info.namespace).to_owned();
-    let mut patching = Patching {
+    let replacing = Replacing {
         server,
         request: &request,
         resource,
         strategy,
         options: &options,
+        options_kind: "PatchOptions",
+        reserved: None,
+    };
+    let mut patching = Patching {
+        replacing,
         form,
         validation,
         patch: &bytes,
@@ -114,27 +119,13 @@ pub async fn patch(
 }
 
 struct Patching<'a> {
-    server: &'a Arc<Server>,
-    request: &'a Request,
-    resource: &'a Resource,
-    strategy: &'a dyn Strategy,
-    options: &'a WriteOptions,
+    replacing: Replacing<'a>,
     form: Form,
     validation: FieldValidation,
     patch: &'a Bytes,
 }
 
 impl Patching<'_> {
-    fn owner(&self) -> Owner<'_> {
-        let subresource = self.request.info.subresource.as_str();
-        Owner {
-            resource: self.resource,
-            strategy: self.strategy,
-            manager: &self.options.field_manager,
-            subresource,
-        }
-    }
-
     /// The object after the patch, decoded against its type again.
     fn patched(&self, current: &Value) -> ApiResult<Value> {
         let fail = |e: PatchError| self.refused(&e);
@@ -146,16 +137,17 @@ impl Patching<'_> {
                 value
             }
             Form::Strategic => {
-                patch::strategic(current, &self.patch_object()?, self.resource.ty).map_err(fail)?
+                patch::strategic(current, &self.patch_object()?, self.replacing.resource.ty)
+                    .map_err(fail)?
             }
             Form::Apply => return Err(Status::internal("apply is no patch of a value")),
         };
-        let decoded = decode_value(value, self.resource.ty, self.validation)
+        let decoded = decode_value(value, self.replacing.resource.ty, self.validation)
             .map_err(|e| self.undecodable(&e))?;
-        self.request.warnings.extend(decoded.warnings);
+        self.replacing.request.warnings.extend(decoded.warnings);
         let mut object = decoded.object;
-        self.resource.add_type_meta(&mut object);
-        self.strategy.default(&mut object);
+        self.replacing.resource.add_type_meta(&mut object);
+        self.replacing.strategy.default(&mut object);
         Ok(object)
     }
 
@@ -195,17 +187,27 @@ impl Patching<'_> {
 
     /// The object that apply makes where there is none.
     fn applied_to_nothing(&self, namespace: &str, name: &str) -> ApiResult<Value> {
-        let config =
-            field_owner::configuration(self.resource, self.patch, self.validation, self.request)?;
-        let mut object = self
-            .owner()
-            .apply(None, &config, field_owner::force(self.options))?;
+        let config = field_owner::configuration(
+            self.replacing.resource,
+            self.patch,
+            self.validation,
+            self.replacing.request,
+        )?;
+        let mut object = self.replacing.owner().apply(
+            None,
+            &config,
+            field_owner::force(self.replacing.options),
+        )?;
         if !text(&object, "uid").is_empty() {
             let why =
                 "uid mismatch: the provided object specified uid, and no existing object was found";
-            return Err(Status::conflict(self.resource.qualified(), name, why));
+            return Err(Status::conflict(
+                self.replacing.resource.qualified(),
+                name,
+                why,
+            ));
         }
-        set_namespace(&mut object, self.resource, namespace)?;
+        set_namespace(&mut object, self.replacing.resource, namespace)?;
         check_names(&object, name)?;
         object["metadata"]["name"] = name.into();
         Ok(object)
@@ -229,19 +231,21 @@ impl Step for Patching<'_> {
         let old = &current.object;
         let new = if self.form == Form::Apply {
             let config = field_owner::configuration(
-                self.resource,
+                self.replacing.resource,
                 self.patch,
                 self.validation,
-                self.request,
+                self.replacing.request,
             )?;
-            let mut new =
-                self.owner()
-                    .apply(Some(old), &config, field_owner::force(self.options))?;
-            self.strategy.default(&mut new);
+            let mut new = self.replacing.owner().apply(
+                Some(old),
+                &config,
+                field_owner::force(self.replacing.options),
+            )?;
+            self.replacing.strategy.default(&mut new);
             new
         } else {
             let mut new = self.patched(old)?;
-            self.owner().record(Some(old), &mut new);
+            self.replacing.owner().record(Some(old), &mut new);
             new
         };
         check_names(&new, text(old, "name"))?;
@@ -250,14 +254,10 @@ impl Step for Patching<'_> {
                 "the namespace of the provided object does not match the namespace sent on the request",
             ));
         }
-        let replacing = Replacing {
-            server: self.server,
-            request: self.request,
-            resource: self.resource,
-            strategy: self.strategy,
-            options: self.options,
-            options_kind: "PatchOptions",
-        };
-        replacing.change(current, new).await
+        self.replacing.change(current, new).await
+    }
+
+    async fn settled(&mut self, stored: bool) {
+        self.replacing.settle(stored).await;
     }
 }

@@ -11,6 +11,7 @@ use keelson_registry::{Context, Strategy, rest};
 use keelson_schema::managed_fields;
 use serde_json::Value;
 
+use crate::addresses::Reserved;
 use crate::context;
 use crate::field_owner::Owner;
 use crate::negotiate::Offers;
@@ -50,12 +51,17 @@ pub async fn update(
     strategy.default(&mut object);
 
     let namespace = namespace_of(resource, &request.info.namespace).to_owned();
-    let mut put = Put {
+    let replacing = Replacing {
         server,
         request: &request,
         resource,
         strategy,
         options: &options,
+        options_kind: "UpdateOptions",
+        reserved: None,
+    };
+    let mut put = Put {
+        replacing,
         object: &object,
     };
     let changed = objects::modify(
@@ -106,11 +112,7 @@ fn check_name(object: &Value, name: &str) -> ApiResult<()> {
 }
 
 struct Put<'a> {
-    server: &'a Arc<Server>,
-    request: &'a Request,
-    resource: &'a Resource,
-    strategy: &'a dyn Strategy,
-    options: &'a WriteOptions,
+    replacing: Replacing<'a>,
     object: &'a Value,
 }
 
@@ -118,23 +120,14 @@ struct Put<'a> {
 impl Step for Put<'_> {
     async fn next(&mut self, current: &Current) -> ApiResult<Change> {
         let mut new = self.object.clone();
-        let subresource = self.request.info.subresource.as_str();
-        let owner = Owner {
-            resource: self.resource,
-            strategy: self.strategy,
-            manager: &self.options.field_manager,
-            subresource,
-        };
-        owner.record(Some(&current.object), &mut new);
-        let replacing = Replacing {
-            server: self.server,
-            request: self.request,
-            resource: self.resource,
-            strategy: self.strategy,
-            options: self.options,
-            options_kind: "UpdateOptions",
-        };
-        replacing.change(current, new).await
+        self.replacing
+            .owner()
+            .record(Some(&current.object), &mut new);
+        self.replacing.change(current, new).await
+    }
+
+    async fn settled(&mut self, stored: bool) {
+        self.replacing.settle(stored).await;
     }
 }
 
@@ -152,16 +145,28 @@ pub struct Replacing<'a> {
     pub options: &'a WriteOptions,
     /// The kind of the options, for admission.
     pub options_kind: &'static str,
+    /// What is reserved for the change that was decided last.
+    pub reserved: Option<Reserved>,
 }
 
 impl Replacing<'_> {
+    /// Who owns what the write sets.
+    pub fn owner(&self) -> Owner<'_> {
+        let subresource = self.request.info.subresource.as_str();
+        Owner {
+            resource: self.resource,
+            strategy: self.strategy,
+            manager: &self.options.field_manager,
+            subresource,
+        }
+    }
+
     /// Decides what becomes of `current` when it is to be replaced by `new`.
-    pub async fn change(&self, current: &Current, new: Value) -> ApiResult<Change> {
+    pub async fn change(&mut self, current: &Current, new: Value) -> ApiResult<Change> {
         let Replacing {
             server,
             request,
             resource,
-            strategy,
             options,
             ..
         } = *self;
@@ -187,6 +192,35 @@ impl Replacing<'_> {
         let mut admitted = write.admission(Operation::Update, Some(new), Some(old.clone()));
         write.admit(&mut admitted).await?;
         let mut new = admitted.object.take().unwrap_or_default();
+        let subresource = request.info.subresource.as_str();
+        let reserved = server
+            .addresses
+            .update(resource, &mut new, old, subresource, options.dry_run)
+            .await?;
+        admitted.object = Some(new);
+        let decided = self.finish(&write, &mut admitted, old).await;
+        match decided {
+            Ok(_) => self.reserved = Some(reserved),
+            Err(_) => server.addresses.settle(reserved, false).await,
+        }
+        decided
+    }
+
+    /// The last steps of a changed object: strategy and validation.
+    async fn finish(
+        &self,
+        write: &Write<'_>,
+        admitted: &mut keelson_admission::Request,
+        old: &Value,
+    ) -> ApiResult<Change> {
+        let Replacing {
+            server,
+            request,
+            resource,
+            strategy,
+            ..
+        } = *self;
+        let mut new = admitted.object.take().unwrap_or_default();
         let context = Context {
             now: Timestamp::now(),
             user: context::user(&request.user),
@@ -196,20 +230,23 @@ impl Replacing<'_> {
         request.warnings.extend(warnings);
         keelson_schema::normalise(&mut new, resource.ty);
         admitted.object = Some(new);
-        write.validate(&mut admitted).await?;
+        write.validate(admitted).await?;
         let mut new = admitted.object.take().unwrap_or_default();
         if rest::deletion_complete(resource.kind, &new, old) {
             return Ok(Change::Remove(new));
         }
-        new = server
-            .hooks
-            .before_update(server, resource, new, old, options.dry_run)
-            .await?;
         managed_fields::keep_times(old, &mut new);
         if same(&new, old) {
-            Ok(Change::Keep(Value::clone(old)))
+            Ok(Change::Keep(old.clone()))
         } else {
             Ok(Change::Write(new))
+        }
+    }
+
+    /// Keeps or gives back what was reserved for the last change.
+    pub async fn settle(&mut self, stored: bool) {
+        if let Some(reserved) = self.reserved.take() {
+            self.server.addresses.settle(reserved, stored).await;
         }
     }
 
