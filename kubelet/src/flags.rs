@@ -44,9 +44,9 @@ pub struct Flags {
     /// Directory of static pod manifests.
     #[arg(long)]
     pub pod_manifest_path: Option<String>,
-    /// Verbosity of logs.
-    #[arg(short = 'v', long = "v", default_value_t = 0)]
-    pub verbosity: u8,
+    /// Logging.
+    #[command(flatten)]
+    pub log: keelson_daemon::logging::LogOptions,
     /// Secure port.
     #[arg(long)]
     pub port: Option<u16>,
@@ -76,8 +76,11 @@ pub struct Flags {
     #[arg(long, default_value = "/var/lib/keelson/images")]
     pub keelson_image_root: PathBuf,
     /// State of sandboxes; must not survive a reboot.
-    #[arg(long, default_value = "/run/keelson/pods")]
+    #[arg(long, default_value = "/run/keelson")]
     pub keelson_state_dir: PathBuf,
+    /// Writable layers of containers.
+    #[arg(long, default_value = "/var/lib/keelson/containers")]
+    pub keelson_container_root: PathBuf,
     /// The shim's binary; next to the kubelet's unless given.
     #[arg(long)]
     pub keelson_shim: Option<PathBuf>,
@@ -95,7 +98,7 @@ pub struct Flags {
     pub keelson_cluster_cidr: String,
     /// Where symlinks for log collectors are made.
     #[arg(long, default_value = "/var/log/containers")]
-    pub keelson_container_log_links: PathBuf,
+    pub keelson_container_logs_dir: PathBuf,
 }
 
 /// A flag that makes no sense.

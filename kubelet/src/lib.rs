@@ -3,12 +3,21 @@
 //! `pods` decides and drives, `runtime` is the trait of the container runtime, `node` writes the Node and its Lease,
 //! `volumes`, `probes` and `images` serve the pods, `server` answers the API server. See ARCHITECTURE.md.
 
+pub mod app;
 pub mod clock;
 pub mod config;
 pub mod containers;
+pub mod exec;
+pub mod fdio;
 pub mod flags;
+pub mod host;
+pub mod images;
 pub mod node;
+pub mod objects;
 pub mod pods;
+pub mod probes;
 pub mod quantity;
 pub mod runtime;
+pub mod server;
 pub mod version;
+pub mod volumes;

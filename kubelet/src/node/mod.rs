@@ -5,4 +5,5 @@
 
 pub mod agent;
 pub mod machine;
+pub mod network;
 pub mod status;

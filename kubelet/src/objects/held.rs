@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt;
-use kube::api::{Api, NamespaceResourceScope};
+use k8s_openapi::NamespaceResourceScope;
+use kube::api::Api;
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::WatchStreamExt;
 use kube::{Client, Resource, ResourceExt};
@@ -106,7 +107,7 @@ where
         let api: Api<K> = Api::namespaced(client, namespace);
         let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
         let (sender, value) = watch::channel(None);
-        let holders = Arc::new(Mutex::new(BTreeSet::new()));
+        let holders = Arc::new(Mutex::new(BTreeSet::<String>::new()));
         let (told, changed) = (holders.clone(), self.changed.clone());
         let task = tokio::spawn(async move {
             let mut stream = watcher::watcher(api, config).default_backoff().boxed();

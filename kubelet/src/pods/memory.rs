@@ -23,8 +23,12 @@ pub enum ImageProgress {
     Present(Image),
     /// Not to be had; try again then.
     Failed {
-        /// When.
+        /// When it failed.
+        since: Timestamp,
+        /// When to try again.
         retry_at: Timestamp,
+        /// ImagePullBackOff was said, or does not apply.
+        told: bool,
     },
 }
 
@@ -75,8 +79,6 @@ pub struct Progress {
     pub messages: BTreeMap<u32, String>,
     /// User the container runs as, where known.
     pub user: Option<(i64, i64, Vec<i64>)>,
-    /// Hash of the fields whose change restarts the container.
-    pub spec_hash: Option<u64>,
 }
 
 /// How far the life of the pod is.

@@ -11,6 +11,9 @@ use super::memory::{ImageProgress, Memory, Progress, Stage};
 use crate::clock;
 use crate::runtime::{ContainerRef, ContainerState, ContainerStatus, SandboxStatus};
 
+/// How long the failure of a pull is shown before the wait for the next one is.
+const PULL_ERROR_SHOWN: Duration = Duration::from_secs(3);
+
 /// What the decision is made from.
 #[derive(Debug)]
 pub struct View<'a> {
@@ -60,6 +63,8 @@ pub enum Step {
         /// When it ended.
         since: Timestamp,
     },
+    /// Say that a pull is held back.
+    ImageBackOff(String),
     /// Stop the container.
     Stop {
         /// Which.
@@ -388,7 +393,14 @@ fn start(view: &View<'_>, sandbox: &SandboxStatus, item: &Item, plan: &mut Plan)
     match &progress.image {
         ImageProgress::Unknown => plan.step(Step::FetchImage(item.name().to_owned())),
         ImageProgress::Fetching => {}
-        ImageProgress::Failed { retry_at } if *retry_at > view.now => plan.wake_at(*retry_at),
+        ImageProgress::Failed { since, retry_at, told } if *retry_at > view.now => {
+            let turn = clock::after(*since, PULL_ERROR_SHOWN);
+            match told {
+                false if turn <= view.now => plan.step(Step::ImageBackOff(item.name().to_owned())),
+                false => plan.wake_at(turn),
+                true => plan.wake_at(*retry_at),
+            }
+        }
         ImageProgress::Failed { .. } => plan.step(Step::FetchImage(item.name().to_owned())),
         ImageProgress::Present(_) => plan.step(Step::Start {
             name: item.name().to_owned(),

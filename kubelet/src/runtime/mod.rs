@@ -4,6 +4,9 @@
 //! network, image store) is in [`crate::containers`]; a fake for tests is in `fake.rs` beside this file. What a pod
 //! should look like is decided elsewhere (`crate::pods`); this trait only does what it is told.
 
+#[cfg(test)]
+pub mod fake;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;

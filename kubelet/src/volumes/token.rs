@@ -76,7 +76,7 @@ impl Tokens {
         let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
         let account = pod.spec.as_ref().and_then(|s| s.service_account_name.as_deref()).unwrap_or("default");
         let body = TokenRequest {
-            spec: TokenRequestSpec {
+            spec: Some(TokenRequestSpec {
                 audiences: Some(audience.iter().map(|a| (*a).to_owned()).collect()),
                 expiration_seconds: Some(seconds),
                 bound_object_ref: Some(BoundObjectReference {
@@ -85,7 +85,7 @@ impl Tokens {
                     name: pod.metadata.name.clone(),
                     uid: Some(uid.to_owned()),
                 }),
-            },
+            }),
             ..TokenRequest::default()
         };
         let bad = |e: String| VolumeError::Api(format!("failed to fetch token: {e}"));
