@@ -73,7 +73,10 @@ pub fn node_name(flags: &Flags) -> String {
 }
 
 fn make_dir(path: &Path) -> Result<(), StartError> {
-    std::fs::create_dir_all(path).map_err(|error| StartError::Directory { path: path.to_owned(), error })
+    std::fs::create_dir_all(path).map_err(|error| StartError::Directory {
+        path: path.to_owned(),
+        error,
+    })
 }
 
 fn limits(config: &KubeletConfiguration, machine: &Machine) -> Settings {
@@ -98,9 +101,19 @@ fn capacity(config: &KubeletConfiguration, machine: &Machine) -> Capacity {
 
 /// Runs until `stop`. Containers go on running afterwards.
 pub async fn run(options: Options, stop: CancellationToken) -> Result<(), StartError> {
-    let Options { flags, config, client, runtime, network } = options;
+    let Options {
+        flags,
+        config,
+        client,
+        runtime,
+        network,
+    } = options;
     let name = node_name(&flags);
-    for dir in [&flags.root_dir, &flags.root_dir.join("pods"), &config.pod_logs_dir] {
+    for dir in [
+        &flags.root_dir,
+        &flags.root_dir.join("pods"),
+        &config.pod_logs_dir,
+    ] {
         make_dir(dir)?;
     }
     let config = Arc::new(config);
@@ -116,27 +129,51 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), StartE
                 images: runtime.images.clone(),
                 clock: Clock::System,
             };
-            Some(Arc::new(Agent::new(options, client.clone(), readiness.reasons.subscribe())))
+            Some(Arc::new(Agent::new(
+                options,
+                client.clone(),
+                readiness.reasons.subscribe(),
+            )))
         }
         None => None,
     };
     let (no_node, nothing) = watch::channel(None);
     let node = agent.as_ref().map_or(nothing, |a| a.node());
-    let host = make_host(&flags, &config, client.clone(), runtime, &readiness, agent.as_deref(), node.clone());
+    let host = make_host(
+        &flags,
+        &config,
+        client.clone(),
+        runtime,
+        &readiness,
+        agent.as_deref(),
+        node.clone(),
+    );
     let mirrors = Mirrors::new(client.clone(), node.clone());
     let (manager, ended) = Manager::new(host.clone(), mirrors.clone());
     server::start(&host, &manager, &flags, client.clone(), &stop).await?;
 
     let sources = start_sources(&flags, &config, client, &name, &stop);
-    let critical = |name, work: futures::future::BoxFuture<'static, ()>| spawn_critical(name, &stop, work);
+    let critical =
+        |name, work: futures::future::BoxFuture<'static, ()>| spawn_critical(name, &stop, work);
     critical("statuses", Box::pin(host.statuses.clone().run()));
     critical("mirrors", Box::pin(mirrors.run()));
     critical("log rotation", Box::pin(logs::rotate(host.clone())));
     let services = host.clone();
     if agent.is_some() {
-        critical("services", Box::pin(async move { services.objects.services.run().await }));
+        critical(
+            "services",
+            Box::pin(async move { services.objects.services.run().await }),
+        );
     }
-    critical("network", Box::pin(network::run(network, config.pod_cidr.clone(), node, readiness)));
+    critical(
+        "network",
+        Box::pin(network::run(
+            network,
+            config.pod_cidr.clone(),
+            node,
+            readiness,
+        )),
+    );
     critical("pods", Box::pin(manager.run(sources, ended)));
     if let Some(agent) = agent {
         critical("node", Box::pin(agent.run()));
@@ -169,14 +206,22 @@ fn make_host(
         client: client.clone(),
         capacity: capacity(config, &machine),
     });
-    let parallel = if config.serialize_image_pulls { 1 } else { config.max_parallel_image_pulls.unwrap_or(8).max(1) };
+    let parallel = if config.serialize_image_pulls {
+        1
+    } else {
+        config.max_parallel_image_pulls.unwrap_or(8).max(1)
+    };
     let recorder = match &client {
         Some(client) => Recorder::core(client.clone(), "kubelet", Some(&name)),
         // Nobody to tell: the queue's other end is gone, and events are counted as dropped.
         None => Recorder::fake().0,
     };
     Arc::new(Host {
-        node_ips: flags.node_ip.or_else(machine::default_ip).into_iter().collect(),
+        node_ips: flags
+            .node_ip
+            .or_else(machine::default_ip)
+            .into_iter()
+            .collect(),
         node_name: name,
         config: config.clone(),
         root_dir: flags.root_dir.clone(),
@@ -196,17 +241,34 @@ fn make_host(
     })
 }
 
-fn start_sources(flags: &Flags, config: &KubeletConfiguration, client: Option<Client>, name: &str, stop: &CancellationToken) -> Sources {
+fn start_sources(
+    flags: &Flags,
+    config: &KubeletConfiguration,
+    client: Option<Client>,
+    name: &str,
+    stop: &CancellationToken,
+) -> Sources {
     let api = client.map(|client| {
         let (changes, receiver) = mpsc::channel(256);
-        spawn_critical("pod watch", stop, source::watch(client, name.to_owned(), changes));
+        spawn_critical(
+            "pod watch",
+            stop,
+            source::watch(client, name.to_owned(), changes),
+        );
         receiver
     });
-    let path = flags.pod_manifest_path.clone().unwrap_or_else(|| config.static_pod_path.clone());
+    let path = flags
+        .pod_manifest_path
+        .clone()
+        .unwrap_or_else(|| config.static_pod_path.clone());
     let files = (!path.is_empty()).then(|| {
         let (changes, receiver) = mpsc::channel(16);
         let period = config.file_check_frequency.max(Duration::from_secs(1));
-        spawn_critical("static pods", stop, static_pods::watch(PathBuf::from(path), name.to_owned(), period, changes));
+        spawn_critical(
+            "static pods",
+            stop,
+            static_pods::watch(PathBuf::from(path), name.to_owned(), period, changes),
+        );
         receiver
     });
     Sources { api, files }

@@ -34,8 +34,20 @@ pub enum ExecError {
 }
 
 /// Runs `command`, keeping at most `most` bytes of its output.
-pub async fn run(runtime: &dyn Runtime, container: &ContainerRef, command: &[String], timeout: Option<Duration>, most: usize) -> Result<Outcome, ExecError> {
-    let request = ExecRequest { command: command.to_vec(), stdout: true, stderr: true, timeout, ..ExecRequest::default() };
+pub async fn run(
+    runtime: &dyn Runtime,
+    container: &ContainerRef,
+    command: &[String],
+    timeout: Option<Duration>,
+    most: usize,
+) -> Result<Outcome, ExecError> {
+    let request = ExecRequest {
+        command: command.to_vec(),
+        stdout: true,
+        stderr: true,
+        timeout,
+        ..ExecRequest::default()
+    };
     let work = async {
         let session = runtime.exec(container, &request).await?;
         let read = |fd: Option<std::os::fd::OwnedFd>| async move {
@@ -57,20 +69,30 @@ pub async fn run(runtime: &dyn Runtime, container: &ContainerRef, command: &[Str
                 exit.await
             }
         };
-        let code = code.map_err(|_| RuntimeError::Other("the exec session ended without an exit code".into()))?;
+        let code = code.map_err(|_| {
+            RuntimeError::Other("the exec session ended without an exit code".into())
+        })?;
         let (out, err) = match streams {
             Some(both) => both,
-            None => tokio::time::timeout(Duration::from_secs(1), output).await.unwrap_or((Ok(Vec::new()), Ok(Vec::new()))),
+            None => tokio::time::timeout(Duration::from_secs(1), output)
+                .await
+                .unwrap_or((Ok(Vec::new()), Ok(Vec::new()))),
         };
         let mut bytes = out?;
         bytes.extend(err?);
-        Ok(Outcome { code, output: String::from_utf8_lossy(&bytes).into_owned() })
+        Ok(Outcome {
+            code,
+            output: String::from_utf8_lossy(&bytes).into_owned(),
+        })
     };
     match timeout {
         None => work.await,
         Some(limit) => match tokio::time::timeout(limit, work).await {
             Ok(outcome) => outcome,
-            Err(_) => Err(ExecError::Timeout { command: command.join(" "), seconds: limit.as_secs() }),
+            Err(_) => Err(ExecError::Timeout {
+                command: command.join(" "),
+                seconds: limit.as_secs(),
+            }),
         },
     }
 }

@@ -56,7 +56,14 @@ pub struct Host {
 
 impl Host {
     /// Records an event about a pod, or about one of its containers by field path.
-    pub fn event(&self, pod: &Pod, field_path: Option<&str>, kind: Kind, reason: &str, message: impl Into<String>) {
+    pub fn event(
+        &self,
+        pod: &Pod,
+        field_path: Option<&str>,
+        kind: Kind,
+        reason: &str,
+        message: impl Into<String>,
+    ) {
         let meta = &pod.metadata;
         let about = ObjectReference {
             api_version: Some("v1".into()),

@@ -25,8 +25,10 @@ fn configuration(flags: &Flags) -> anyhow::Result<KubeletConfiguration> {
     let mut config = match &flags.config {
         None => KubeletConfiguration::default(),
         Some(path) => {
-            let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
-            let loaded = config::from_yaml(&text).with_context(|| format!("in {}", path.display()))?;
+            let text = std::fs::read_to_string(path)
+                .with_context(|| format!("reading {}", path.display()))?;
+            let loaded =
+                config::from_yaml(&text).with_context(|| format!("in {}", path.display()))?;
             for warning in loaded.warnings {
                 tracing::warn!("{warning}");
             }
@@ -39,11 +41,16 @@ fn configuration(flags: &Flags) -> anyhow::Result<KubeletConfiguration> {
 }
 
 /// The settings of the container runtime: all from `--keelson-*` flags but for the cgroup.
-fn runtime_config(flags: &Flags, config: &KubeletConfiguration) -> anyhow::Result<containers::Config> {
+fn runtime_config(
+    flags: &Flags,
+    config: &KubeletConfiguration,
+) -> anyhow::Result<containers::Config> {
     let mut settings = containers::Config::new(app::node_name(flags));
     settings.state_dir.clone_from(&flags.keelson_state_dir);
     settings.image_root.clone_from(&flags.keelson_image_root);
-    settings.container_root.clone_from(&flags.keelson_container_root);
+    settings
+        .container_root
+        .clone_from(&flags.keelson_container_root);
     if let Some(shim) = &flags.keelson_shim {
         settings.shim.clone_from(shim);
     }
@@ -56,11 +63,22 @@ fn runtime_config(flags: &Flags, config: &KubeletConfiguration) -> anyhow::Resul
         settings.cgroup_root = root.to_owned();
     }
     if !flags.keelson_cluster_cidr.is_empty() {
-        settings.cluster_cidr = Some(flags.keelson_cluster_cidr.parse().context("--keelson-cluster-cidr")?);
+        settings.cluster_cidr = Some(
+            flags
+                .keelson_cluster_cidr
+                .parse()
+                .context("--keelson-cluster-cidr")?,
+        );
     }
     for pair in &flags.keelson_registry_mirror {
-        let (registry, url) = pair.split_once('=').context("--keelson-registry-mirror: want registry=url")?;
-        settings.mirrors.entry(registry.to_owned()).or_default().push(url.to_owned());
+        let (registry, url) = pair
+            .split_once('=')
+            .context("--keelson-registry-mirror: want registry=url")?;
+        settings
+            .mirrors
+            .entry(registry.to_owned())
+            .or_default()
+            .push(url.to_owned());
     }
     Ok(settings)
 }
@@ -71,10 +89,16 @@ struct Ranges(KeelsonRuntime);
 #[async_trait]
 impl PodNetwork for Ranges {
     async fn assign(&self, ranges: &[String]) -> Result<(), String> {
-        let ranges: Vec<ipnet::IpNet> =
-            ranges.iter().map(|r| r.parse().map_err(|e| format!("pod range {r:?}: {e}"))).collect::<Result<_, _>>()?;
+        let ranges: Vec<ipnet::IpNet> = ranges
+            .iter()
+            .map(|r| r.parse().map_err(|e| format!("pod range {r:?}: {e}")))
+            .collect::<Result<_, _>>()?;
         self.0.set_pod_ranges(&ranges);
-        if self.0.network_ready() { Ok(()) } else { Err(format!("no usable range among {ranges:?}")) }
+        if self.0.network_ready() {
+            Ok(())
+        } else {
+            Err(format!("no usable range among {ranges:?}"))
+        }
     }
 }
 
@@ -89,13 +113,18 @@ async fn run(flags: Flags) -> anyhow::Result<()> {
         None => None,
     };
     let stop = keelson_daemon::shutdown::on_signal()?;
-    let runtime = KeelsonRuntime::start(runtime_config(&flags, &config)?).await.context("starting the container runtime")?;
+    let runtime = KeelsonRuntime::start(runtime_config(&flags, &config)?)
+        .await
+        .context("starting the container runtime")?;
     let shared = Arc::new(runtime.clone());
     let options = app::Options {
         flags,
         config,
         client,
-        runtime: ContainerRuntime { runtime: shared.clone(), images: shared },
+        runtime: ContainerRuntime {
+            runtime: shared.clone(),
+            images: shared,
+        },
         network: Arc::new(Ranges(runtime)),
     };
     Ok(app::run(options, stop).await?)

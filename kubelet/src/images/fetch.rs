@@ -23,7 +23,12 @@ pub struct Failure {
 
 /// `imagePullPolicy`, or what it defaults to.
 pub fn policy(item: &Item) -> &str {
-    if let Some(policy) = item.container.image_pull_policy.as_deref().filter(|p| !p.is_empty()) {
+    if let Some(policy) = item
+        .container
+        .image_pull_policy
+        .as_deref()
+        .filter(|p| !p.is_empty())
+    {
         return policy;
     }
     let image = item.container.image.as_deref().unwrap_or_default();
@@ -36,7 +41,8 @@ pub fn policy(item: &Item) -> &str {
 pub async fn fetch(host: &Host, pod: &Pod, uid: &str, item: &Item) -> Result<Image, Failure> {
     let image = item.container.image.as_deref().unwrap_or_default();
     let path = Some(item.field_path.as_str());
-    let warn = |reason: &str, message: String| host.event(pod, path, Kind::Warning, reason, message);
+    let warn =
+        |reason: &str, message: String| host.event(pod, path, Kind::Warning, reason, message);
     let fail = |reason: &'static str, message: String| {
         warn("Failed", format!("Error: {reason}"));
         Err(Failure { reason, message })
@@ -56,29 +62,43 @@ pub async fn fetch(host: &Host, pod: &Pod, uid: &str, item: &Item) -> Result<Ima
     };
     match (policy(item), present) {
         ("Never", None) => {
-            let message = format!("Container image {image:?} is not present with pull policy of Never");
+            let message =
+                format!("Container image {image:?} is not present with pull policy of Never");
             warn("ErrImageNeverPull", message.clone());
             return fail("ErrImageNeverPull", message);
         }
         ("Never" | "IfNotPresent", Some(found)) => {
-            let message = format!("Container image {image:?} already present on machine and can be accessed by the pod");
+            let message = format!(
+                "Container image {image:?} already present on machine and can be accessed by the pod"
+            );
             host.event(pod, path, Kind::Normal, "Pulled", message);
             return Ok(found);
         }
         _ => {}
     }
-    host.event(pod, path, Kind::Normal, "Pulling", format!("Pulling image {image:?}"));
+    host.event(
+        pod,
+        path,
+        Kind::Normal,
+        "Pulling",
+        format!("Pulling image {image:?}"),
+    );
     let waited = Instant::now();
     let auth = auth::of_pod(&host.objects, pod, uid).await;
     let pulled = {
         // The semaphore is never closed.
         let _slot = host.pulls.acquire().await;
         let started = Instant::now();
-        (host.runtime.images.pull(image, &auth).await, started.elapsed())
+        (
+            host.runtime.images.pull(image, &auth).await,
+            started.elapsed(),
+        )
     };
     match pulled {
         (Ok(found), took) => {
-            let round = |d: std::time::Duration| duration::format(std::time::Duration::from_millis(d.as_millis() as u64));
+            let round = |d: std::time::Duration| {
+                duration::format(std::time::Duration::from_millis(d.as_millis() as u64))
+            };
             let message = format!(
                 "Successfully pulled image {image:?} in {} ({} including waiting). Image size: {} bytes.",
                 round(took),

@@ -77,7 +77,15 @@ impl Agent {
     pub fn new(options: Options, client: Client, not_ready: watch::Receiver<Vec<String>>) -> Self {
         let machine = Machine::read(&options.root_dir);
         let hostname = options.name.clone();
-        Self { machine, hostname, options, client, node: watch::Sender::new(None), not_ready, changed: Arc::new(Notify::new()) }
+        Self {
+            machine,
+            hostname,
+            options,
+            client,
+            node: watch::Sender::new(None),
+            not_ready,
+            changed: Arc::new(Notify::new()),
+        }
     }
 
     /// The node as last read from the API server.
@@ -98,7 +106,11 @@ impl Agent {
     fn health(&self) -> Health {
         let config = &self.options.config;
         let over = |signal: &str, available: u64, total: u64| {
-            config.eviction_hard.get(signal).and_then(|t| status::threshold(t, total)).is_some_and(|t| available < t)
+            config
+                .eviction_hard
+                .get(signal)
+                .and_then(|t| status::threshold(t, total))
+                .is_some_and(|t| available < t)
         };
         let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
         let available = machine::meminfo(&meminfo, "MemAvailable").unwrap_or(u64::MAX);
@@ -122,7 +134,12 @@ impl Agent {
                 Vec::new()
             }
         };
-        let addresses: Vec<IpAddr> = self.options.node_ip.or_else(machine::default_ip).into_iter().collect();
+        let addresses: Vec<IpAddr> = self
+            .options
+            .node_ip
+            .or_else(machine::default_ip)
+            .into_iter()
+            .collect();
         status::node(&Snapshot {
             name: &self.options.name,
             hostname: &self.hostname,
@@ -150,7 +167,12 @@ impl Agent {
                 let wanted = desired.metadata.labels.clone().unwrap_or_default();
                 if wanted.iter().any(|(k, v)| found.labels().get(k) != Some(v)) {
                     let patch = json!({"metadata": {"labels": wanted}});
-                    api.patch(&self.options.name, &PatchParams::default(), &Patch::Strategic(patch)).await?
+                    api.patch(
+                        &self.options.name,
+                        &PatchParams::default(),
+                        &Patch::Strategic(patch),
+                    )
+                    .await?
                 } else {
                     found
                 }
@@ -176,7 +198,14 @@ impl Agent {
             let mut body = serde_json::to_value(&new)?;
             replace_addresses(&mut body, &old);
             let patch = json!({"status": body});
-            Arc::new(api.patch_status(&self.options.name, &PatchParams::default(), &Patch::Strategic(patch)).await?)
+            Arc::new(
+                api.patch_status(
+                    &self.options.name,
+                    &PatchParams::default(),
+                    &Patch::Strategic(patch),
+                )
+                .await?,
+            )
         } else {
             current
         };
@@ -201,7 +230,9 @@ impl Agent {
             uid: node.uid().unwrap_or_default(),
             ..OwnerReference::default()
         });
-        let patch = Patch::Merge(json!({"spec": spec, "metadata": {"ownerReferences": owner.iter().collect::<Vec<_>>()}}));
+        let patch = Patch::Merge(
+            json!({"spec": spec, "metadata": {"ownerReferences": owner.iter().collect::<Vec<_>>()}}),
+        );
         match api.patch(name, &PatchParams::default(), &patch).await {
             Ok(_) => Ok(()),
             Err(kube::Error::Api(status)) if status.code == 404 => {
@@ -232,15 +263,25 @@ impl Agent {
             }
         }
         let lease = self.clone();
-        let lease_period = Duration::from_secs(u64::try_from(self.options.config.node_lease_duration_seconds).unwrap_or(40).max(4) / 4);
+        let lease_period = Duration::from_secs(
+            u64::try_from(self.options.config.node_lease_duration_seconds)
+                .unwrap_or(40)
+                .max(4)
+                / 4,
+        );
         let follow = self.clone();
-        tokio::join!(self.clone().run_status(), lease.run_lease(lease_period), follow.follow());
+        tokio::join!(
+            self.clone().run_status(),
+            lease.run_lease(lease_period),
+            follow.follow()
+        );
     }
 
     /// Keeps the node as the API server has it: its podCIDR, labels and conditions of others.
     async fn follow(self: Arc<Self>) {
         let api: Api<Node> = Api::all(self.client.clone());
-        let config = watcher::Config::default().fields(&format!("metadata.name={}", self.options.name));
+        let config =
+            watcher::Config::default().fields(&format!("metadata.name={}", self.options.name));
         let mut stream = watcher::watcher(api, config).default_backoff().boxed();
         while let Some(event) = stream.next().await {
             match event {
@@ -288,7 +329,9 @@ impl Agent {
                 Ok(()) => {}
                 Err(error) => {
                     warn!(%error, "updating the node's status");
-                    if matches!(&error, NodeError::Api(e) if matches!(&**e, kube::Error::Api(s) if s.code == 404)) && config.register_node {
+                    if matches!(&error, NodeError::Api(e) if matches!(&**e, kube::Error::Api(s) if s.code == 404))
+                        && config.register_node
+                    {
                         // Somebody deleted the node: it is ours to bring back.
                         if let Err(error) = self.register().await {
                             warn!(%error, "registering the node again");
@@ -302,10 +345,18 @@ impl Agent {
 
 /// Addresses merge by type, so that one that vanished has to be deleted by name.
 fn replace_addresses(body: &mut serde_json::Value, old: &k8s_openapi::api::core::v1::NodeStatus) {
-    let Some(list) = body.get_mut("addresses").and_then(|a| a.as_array_mut()) else { return };
-    let same = old.addresses.as_deref().unwrap_or_default().iter().all(|a| {
-        list.iter().any(|n| n["type"] == a.type_.as_str() && n["address"] == a.address.as_str())
-    });
+    let Some(list) = body.get_mut("addresses").and_then(|a| a.as_array_mut()) else {
+        return;
+    };
+    let same = old
+        .addresses
+        .as_deref()
+        .unwrap_or_default()
+        .iter()
+        .all(|a| {
+            list.iter()
+                .any(|n| n["type"] == a.type_.as_str() && n["address"] == a.address.as_str())
+        });
     if !same {
         list.insert(0, json!({"$patch": "replace"}));
     }

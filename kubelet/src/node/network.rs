@@ -16,9 +16,16 @@ pub trait PodNetwork: Send + Sync + 'static {
 /// Ranges of a node object.
 pub fn ranges(node: &Node) -> Vec<String> {
     let spec = node.spec.as_ref();
-    match spec.and_then(|s| s.pod_cidrs.clone()).filter(|r| !r.is_empty()) {
+    match spec
+        .and_then(|s| s.pod_cidrs.clone())
+        .filter(|r| !r.is_empty())
+    {
         Some(ranges) => ranges,
-        None => spec.and_then(|s| s.pod_cidr.clone()).filter(|r| !r.is_empty()).into_iter().collect(),
+        None => spec
+            .and_then(|s| s.pod_cidr.clone())
+            .filter(|r| !r.is_empty())
+            .into_iter()
+            .collect(),
     }
 }
 
@@ -39,7 +46,10 @@ pub struct Readiness {
 impl Readiness {
     /// Not ready yet.
     pub fn new() -> Self {
-        Self { ready: watch::Sender::new(false), reasons: watch::Sender::new(not_ready("pod range not assigned yet")) }
+        Self {
+            ready: watch::Sender::new(false),
+            reasons: watch::Sender::new(not_ready("pod range not assigned yet")),
+        }
     }
 }
 
@@ -50,10 +60,19 @@ impl Default for Readiness {
 }
 
 /// Hands ranges on until dropped.
-pub async fn run(network: Arc<dyn PodNetwork>, configured: String, mut node: watch::Receiver<Option<Arc<Node>>>, readiness: Arc<Readiness>) {
+pub async fn run(
+    network: Arc<dyn PodNetwork>,
+    configured: String,
+    mut node: watch::Receiver<Option<Arc<Node>>>,
+    readiness: Arc<Readiness>,
+) {
     let mut assigned = Vec::new();
     loop {
-        let mut wanted = node.borrow_and_update().as_deref().map(ranges).unwrap_or_default();
+        let mut wanted = node
+            .borrow_and_update()
+            .as_deref()
+            .map(ranges)
+            .unwrap_or_default();
         if wanted.is_empty() && !configured.is_empty() {
             wanted = configured.split(',').map(str::to_owned).collect();
         }

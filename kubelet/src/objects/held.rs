@@ -8,8 +8,8 @@ use std::time::Duration;
 use futures::StreamExt;
 use k8s_openapi::NamespaceResourceScope;
 use kube::api::Api;
-use kube::runtime::watcher::{self, Event};
 use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, Event};
 use kube::{Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio::sync::{broadcast, watch};
@@ -72,10 +72,21 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl<K> Held<K>
 where
-    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + PartialEq + 'static,
+    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
+        + Clone
+        + Debug
+        + DeserializeOwned
+        + Send
+        + Sync
+        + PartialEq
+        + 'static,
 {
     pub(super) fn new(client: Option<Client>, changed: broadcast::Sender<String>) -> Self {
-        Self { client, entries: Mutex::new(HashMap::new()), changed }
+        Self {
+            client,
+            entries: Mutex::new(HashMap::new()),
+            changed,
+        }
     }
 
     fn resource() -> String {
@@ -83,10 +94,21 @@ where
     }
 
     /// The object, watched from now on until the pod is released.
-    pub async fn get(&self, pod_uid: &str, namespace: &str, name: &str) -> Result<Arc<K>, ObjectError> {
-        let missing = || ObjectError::NotFound { resource: Self::resource(), name: name.to_owned() };
+    pub async fn get(
+        &self,
+        pod_uid: &str,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Arc<K>, ObjectError> {
+        let missing = || ObjectError::NotFound {
+            resource: Self::resource(),
+            name: name.to_owned(),
+        };
         let Some(client) = &self.client else {
-            return Err(ObjectError::Standalone { resource: Self::resource(), name: name.to_owned() });
+            return Err(ObjectError::Standalone {
+                resource: Self::resource(),
+                name: name.to_owned(),
+            });
         };
         let mut value = {
             let mut entries = lock(&self.entries);
@@ -99,7 +121,9 @@ where
         let known = tokio::time::timeout(FIRST, value.wait_for(Option::is_some)).await;
         match known {
             Ok(Ok(value)) => value.clone().flatten().ok_or_else(missing),
-            _ => Err(ObjectError::NotSynced { resource: Self::resource() }),
+            _ => Err(ObjectError::NotSynced {
+                resource: Self::resource(),
+            }),
         }
     }
 
@@ -130,7 +154,10 @@ where
                         continue;
                     }
                 };
-                let version = |v: &Value<K>| v.as_ref().map(|o| o.as_ref().and_then(|o| o.resource_version()));
+                let version = |v: &Value<K>| {
+                    v.as_ref()
+                        .map(|o| o.as_ref().and_then(|o| o.resource_version()))
+                };
                 let new = Some(new);
                 let moved = version(&sender.borrow()) != version(&new);
                 sender.send_replace(new);
@@ -142,7 +169,11 @@ where
                 }
             }
         });
-        Entry { holders, value, task }
+        Entry {
+            holders,
+            value,
+            task,
+        }
     }
 
     pub(super) fn release(&self, pod_uid: &str) {

@@ -36,12 +36,18 @@ pub struct Capacity {
 }
 
 fn key_of<'a>(path: &'a str, field: &str) -> Option<&'a str> {
-    path.strip_prefix(field)?.strip_prefix("['")?.strip_suffix("']")
+    path.strip_prefix(field)?
+        .strip_prefix("['")?
+        .strip_suffix("']")
 }
 
 /// A map in the form of downward files: sorted, quoted as Go quotes.
 fn format_map(map: Option<&std::collections::BTreeMap<String, String>>) -> String {
-    let lines: Vec<String> = map.into_iter().flatten().map(|(k, v)| format!("{k}={}", quote(v))).collect();
+    let lines: Vec<String> = map
+        .into_iter()
+        .flatten()
+        .map(|(k, v)| format!("{k}={}", quote(v)))
+        .collect();
     lines.join("\n")
 }
 
@@ -54,7 +60,9 @@ fn quote(text: &str) -> String {
             '\n' => out.push_str("\\n"),
             '\r' => out.push_str("\\r"),
             '\t' => out.push_str("\\t"),
-            c if (c as u32) < 0x20 || c as u32 == 0x7f => out.push_str(&format!("\\x{:02x}", c as u32)),
+            c if (c as u32) < 0x20 || c as u32 == 0x7f => {
+                out.push_str(&format!("\\x{:02x}", c as u32))
+            }
             c => out.push(c),
         }
     }
@@ -66,10 +74,20 @@ fn quote(text: &str) -> String {
 pub fn field(pod: &Pod, path: &str) -> Result<String, DownwardError> {
     let meta = &pod.metadata;
     if let Some(key) = key_of(path, "metadata.annotations") {
-        return Ok(meta.annotations.as_ref().and_then(|a| a.get(key)).cloned().unwrap_or_default());
+        return Ok(meta
+            .annotations
+            .as_ref()
+            .and_then(|a| a.get(key))
+            .cloned()
+            .unwrap_or_default());
     }
     if let Some(key) = key_of(path, "metadata.labels") {
-        return Ok(meta.labels.as_ref().and_then(|a| a.get(key)).cloned().unwrap_or_default());
+        return Ok(meta
+            .labels
+            .as_ref()
+            .and_then(|a| a.get(key))
+            .cloned()
+            .unwrap_or_default());
     }
     match path {
         "metadata.annotations" => Ok(format_map(meta.annotations.as_ref())),
@@ -82,13 +100,25 @@ pub fn field(pod: &Pod, path: &str) -> Result<String, DownwardError> {
 }
 
 /// A field for the environment: those of volumes, and what only a running pod has.
-pub fn env_field(pod: &Pod, path: &str, ips: &[IpAddr], host_ips: &[IpAddr]) -> Result<String, DownwardError> {
+pub fn env_field(
+    pod: &Pod,
+    path: &str,
+    ips: &[IpAddr],
+    host_ips: &[IpAddr],
+) -> Result<String, DownwardError> {
     let spec = pod.spec.as_ref();
-    let join = |ips: &[IpAddr]| ips.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    let join = |ips: &[IpAddr]| {
+        ips.iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(",")
+    };
     let first = |ips: &[IpAddr]| ips.first().map(ToString::to_string).unwrap_or_default();
     Ok(match path {
         "spec.nodeName" => spec.and_then(|s| s.node_name.clone()).unwrap_or_default(),
-        "spec.serviceAccountName" => spec.and_then(|s| s.service_account_name.clone()).unwrap_or_default(),
+        "spec.serviceAccountName" => spec
+            .and_then(|s| s.service_account_name.clone())
+            .unwrap_or_default(),
         "status.hostIP" => first(host_ips),
         "status.hostIPs" => join(host_ips),
         "status.podIP" => first(ips),
@@ -98,12 +128,25 @@ pub fn env_field(pod: &Pod, path: &str, ips: &[IpAddr], host_ips: &[IpAddr]) -> 
 }
 
 /// A resource of a container, divided and rounded up.
-pub fn resource(pod: &Pod, own: &Container, selector: &ResourceFieldSelector, capacity: &Capacity) -> Result<String, DownwardError> {
+pub fn resource(
+    pod: &Pod,
+    own: &Container,
+    selector: &ResourceFieldSelector,
+    capacity: &Capacity,
+) -> Result<String, DownwardError> {
     let items = containers::of(pod);
-    let container = match selector.container_name.as_deref().filter(|n| !n.is_empty() && *n != own.name) {
+    let container = match selector
+        .container_name
+        .as_deref()
+        .filter(|n| !n.is_empty() && *n != own.name)
+    {
         None => own,
         Some(name) => {
-            &items.iter().find(|i| i.name() == name).ok_or_else(|| DownwardError::Container(name.to_owned()))?.container
+            &items
+                .iter()
+                .find(|i| i.name() == name)
+                .ok_or_else(|| DownwardError::Container(name.to_owned()))?
+                .container
         }
     };
     let (side, name) = selector.resource.split_once('.').unwrap_or(("", ""));
@@ -119,16 +162,35 @@ pub fn resource(pod: &Pod, own: &Container, selector: &ResourceFieldSelector, ca
         (v, _) => v.unwrap_or(0),
     };
     let (value, cpu) = match name {
-        "cpu" => (fallback(quantity::milli_value(list, name), capacity.cpu_millis), true),
-        "memory" => (fallback(quantity::value(list, name), capacity.memory), false),
-        "ephemeral-storage" => (fallback(quantity::value(list, name), capacity.ephemeral), false),
+        "cpu" => (
+            fallback(quantity::milli_value(list, name), capacity.cpu_millis),
+            true,
+        ),
+        "memory" => (
+            fallback(quantity::value(list, name), capacity.memory),
+            false,
+        ),
+        "ephemeral-storage" => (
+            fallback(quantity::value(list, name), capacity.ephemeral),
+            false,
+        ),
         n if n.starts_with("hugepages-") => (quantity::value(list, n).unwrap_or(0), false),
         _ => return Err(DownwardError::Resource(selector.resource.clone())),
     };
     let text = selector.divisor.as_ref().map_or("1", |d| d.0.as_str());
-    let divisor = if cpu { quantity::millis(text) } else { quantity::bytes(text) };
+    let divisor = if cpu {
+        quantity::millis(text)
+    } else {
+        quantity::bytes(text)
+    };
     let divisor = match divisor {
-        Some(0) => if cpu { 1000 } else { 1 },
+        Some(0) => {
+            if cpu {
+                1000
+            } else {
+                1
+            }
+        }
         Some(d) if d > 0 => d,
         _ => return Err(DownwardError::Divisor(text.to_owned())),
     };
@@ -147,12 +209,20 @@ mod tests {
             "spec": {"containers": [{"name": "c", "resources": {"limits": {"memory": "64Mi"}, "requests": {"cpu": "250m"}}}]}
         }))
         .unwrap();
-        assert_eq!(field(&pod, "metadata.labels").unwrap(), "a=\"x\\\"y\"\nb=\"2\"");
+        assert_eq!(
+            field(&pod, "metadata.labels").unwrap(),
+            "a=\"x\\\"y\"\nb=\"2\""
+        );
         assert!(field(&pod, "status.podIP").is_err());
         let own = &pod.spec.as_ref().unwrap().containers[0];
-        let capacity = Capacity { cpu_millis: 4000, memory: 1 << 30, ephemeral: 0 };
+        let capacity = Capacity {
+            cpu_millis: 4000,
+            memory: 1 << 30,
+            ephemeral: 0,
+        };
         let get = |r: &str, d: Option<&str>| {
-            let selector: ResourceFieldSelector = serde_json::from_value(json!({"resource": r, "divisor": d})).unwrap();
+            let selector: ResourceFieldSelector =
+                serde_json::from_value(json!({"resource": r, "divisor": d})).unwrap();
             resource(&pod, own, &selector, &capacity)
         };
         assert_eq!(get("limits.memory", Some("1Mi")).unwrap(), "64");

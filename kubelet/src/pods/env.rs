@@ -89,12 +89,32 @@ fn valid_name(name: &str) -> bool {
 }
 
 fn service_variables(service: &Service) -> Vec<(String, String)> {
-    let Some(spec) = &service.spec else { return Vec::new() };
-    let Some(ip) = spec.cluster_ip.as_deref().filter(|ip| !ip.is_empty() && *ip != "None") else { return Vec::new() };
-    let name = service.metadata.name.as_deref().unwrap_or_default().to_uppercase().replace('-', "_");
-    let host = if ip.contains(':') { format!("[{ip}]") } else { ip.to_owned() };
+    let Some(spec) = &service.spec else {
+        return Vec::new();
+    };
+    let Some(ip) = spec
+        .cluster_ip
+        .as_deref()
+        .filter(|ip| !ip.is_empty() && *ip != "None")
+    else {
+        return Vec::new();
+    };
+    let name = service
+        .metadata
+        .name
+        .as_deref()
+        .unwrap_or_default()
+        .to_uppercase()
+        .replace('-', "_");
+    let host = if ip.contains(':') {
+        format!("[{ip}]")
+    } else {
+        ip.to_owned()
+    };
     let ports = spec.ports.as_deref().unwrap_or_default();
-    let Some(first) = ports.first() else { return Vec::new() };
+    let Some(first) = ports.first() else {
+        return Vec::new();
+    };
     let mut vars = vec![
         (format!("{name}_SERVICE_HOST"), ip.to_owned()),
         (format!("{name}_SERVICE_PORT"), first.port.to_string()),
@@ -102,7 +122,10 @@ fn service_variables(service: &Service) -> Vec<(String, String)> {
     for port in ports {
         if let Some(port_name) = port.name.as_deref().filter(|n| !n.is_empty()) {
             let port_name = port_name.to_uppercase().replace('-', "_");
-            vars.push((format!("{name}_SERVICE_PORT_{port_name}"), port.port.to_string()));
+            vars.push((
+                format!("{name}_SERVICE_PORT_{port_name}"),
+                port.port.to_string(),
+            ));
         }
     }
     for (index, port) in ports.iter().enumerate() {
@@ -123,12 +146,26 @@ fn service_variables(service: &Service) -> Vec<(String, String)> {
 /// Service variables of a pod: its namespace's if links are enabled, `kubernetes` of `default` always.
 async fn services(pod: &Pod, lookup: &dyn Lookup) -> Result<BTreeMap<String, String>, EnvError> {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
-    let links = pod.spec.as_ref().and_then(|s| s.enable_service_links).unwrap_or(true);
-    let master = lookup.services("default").await.ok_or(EnvError::ServicesUnknown)?;
-    let mut chosen: Vec<Arc<Service>> =
-        master.into_iter().filter(|s| s.metadata.name.as_deref() == Some("kubernetes")).collect();
+    let links = pod
+        .spec
+        .as_ref()
+        .and_then(|s| s.enable_service_links)
+        .unwrap_or(true);
+    let master = lookup
+        .services("default")
+        .await
+        .ok_or(EnvError::ServicesUnknown)?;
+    let mut chosen: Vec<Arc<Service>> = master
+        .into_iter()
+        .filter(|s| s.metadata.name.as_deref() == Some("kubernetes"))
+        .collect();
     if links {
-        chosen.extend(lookup.services(namespace).await.ok_or(EnvError::ServicesUnknown)?);
+        chosen.extend(
+            lookup
+                .services(namespace)
+                .await
+                .ok_or(EnvError::ServicesUnknown)?,
+        );
     }
     Ok(chosen.iter().flat_map(|s| service_variables(s)).collect())
 }
@@ -149,15 +186,25 @@ impl Builder<'_> {
             let mut pairs: Vec<(String, String)> = Vec::new();
             if let Some(reference) = &source.config_map_ref {
                 match self.lookup.config_map(&reference.name).await {
-                    Ok(map) => pairs.extend(map.data.iter().flatten().map(|(k, v)| (k.clone(), v.clone()))),
+                    Ok(map) => pairs.extend(
+                        map.data
+                            .iter()
+                            .flatten()
+                            .map(|(k, v)| (k.clone(), v.clone())),
+                    ),
                     Err(ObjectError::NotFound { .. }) if reference.optional == Some(true) => {}
                     Err(error) => return Err(error.into()),
                 }
             }
             if let Some(reference) = &source.secret_ref {
                 match self.lookup.secret(&reference.name).await {
-                    Ok(secret) => pairs
-                        .extend(secret.data.iter().flatten().map(|(k, v)| (k.clone(), String::from_utf8_lossy(&v.0).into_owned()))),
+                    Ok(secret) => {
+                        pairs.extend(
+                            secret.data.iter().flatten().map(|(k, v)| {
+                                (k.clone(), String::from_utf8_lossy(&v.0).into_owned())
+                            }),
+                        )
+                    }
                     Err(ObjectError::NotFound { .. }) if reference.optional == Some(true) => {}
                     Err(error) => return Err(error.into()),
                 }
@@ -173,13 +220,25 @@ impl Builder<'_> {
     }
 
     async fn value(&self, var: &EnvVar) -> Result<Option<String>, EnvError> {
-        let Some(from) = &var.value_from else { return Ok(Some(String::new())) };
+        let Some(from) = &var.value_from else {
+            return Ok(Some(String::new()));
+        };
         let namespace = self.pod.metadata.namespace.clone().unwrap_or_default();
         if let Some(field) = &from.field_ref {
-            return Ok(Some(downward::env_field(self.pod, &field.field_path, self.ips, self.host_ips)?));
+            return Ok(Some(downward::env_field(
+                self.pod,
+                &field.field_path,
+                self.ips,
+                self.host_ips,
+            )?));
         }
         if let Some(resource) = &from.resource_field_ref {
-            return Ok(Some(downward::resource(self.pod, self.container, resource, self.capacity)?));
+            return Ok(Some(downward::resource(
+                self.pod,
+                self.container,
+                resource,
+                self.capacity,
+            )?));
         }
         if let Some(key) = &from.config_map_key_ref {
             let optional = key.optional == Some(true);
@@ -191,7 +250,12 @@ impl Builder<'_> {
             return match map.data.as_ref().and_then(|d| d.get(&key.key)) {
                 Some(value) => Ok(Some(value.clone())),
                 None if optional => Ok(None),
-                None => Err(EnvError::Key { key: key.key.clone(), kind: "ConfigMap", namespace, name: key.name.clone() }),
+                None => Err(EnvError::Key {
+                    key: key.key.clone(),
+                    kind: "ConfigMap",
+                    namespace,
+                    name: key.name.clone(),
+                }),
             };
         }
         if let Some(key) = &from.secret_key_ref {
@@ -204,7 +268,12 @@ impl Builder<'_> {
             return match secret.data.as_ref().and_then(|d| d.get(&key.key)) {
                 Some(value) => Ok(Some(String::from_utf8_lossy(&value.0).into_owned())),
                 None if optional => Ok(None),
-                None => Err(EnvError::Key { key: key.key.clone(), kind: "Secret", namespace, name: key.name.clone() }),
+                None => Err(EnvError::Key {
+                    key: key.key.clone(),
+                    kind: "Secret",
+                    namespace,
+                    name: key.name.clone(),
+                }),
             };
         }
         if let Some(file) = &from.file_key_ref {
@@ -213,21 +282,39 @@ impl Builder<'_> {
         Ok(None)
     }
 
-    fn file_value(&self, file: &k8s_openapi::api::core::v1::FileKeySelector) -> Result<Option<String>, EnvError> {
+    fn file_value(
+        &self,
+        file: &k8s_openapi::api::core::v1::FileKeySelector,
+    ) -> Result<Option<String>, EnvError> {
         let missing = |what: String| {
-            if file.optional == Some(true) { Ok(None) } else { Err(EnvError::File(what)) }
+            if file.optional == Some(true) {
+                Ok(None)
+            } else {
+                Err(EnvError::File(what))
+            }
         };
         let Some(root) = self.lookup.volume(&file.volume_name) else {
-            return Err(EnvError::File(format!("cannot find the volume {:?} referenced by FileKeyRef", file.volume_name)));
+            return Err(EnvError::File(format!(
+                "cannot find the volume {:?} referenced by FileKeyRef",
+                file.volume_name
+            )));
         };
-        let opened = match crate::volumes::subpath::open_beneath(&root, std::path::Path::new(&file.path)) {
-            Ok(opened) => opened,
-            Err(error) => return missing(format!("couldn't read file {:?}: {error}", file.path)),
-        };
+        let opened =
+            match crate::volumes::subpath::open_beneath(&root, std::path::Path::new(&file.path)) {
+                Ok(opened) => opened,
+                Err(error) => {
+                    return missing(format!("couldn't read file {:?}: {error}", file.path));
+                }
+            };
         let mut text = String::new();
         // As much as upstream takes of such a file.
-        if let Err(error) = std::io::Read::read_to_string(&mut std::io::Read::take(opened, 64 * 1024), &mut text) {
-            return Err(EnvError::File(format!("couldn't read file {:?}: {error}", file.path)));
+        if let Err(error) =
+            std::io::Read::read_to_string(&mut std::io::Read::take(opened, 64 * 1024), &mut text)
+        {
+            return Err(EnvError::File(format!(
+                "couldn't read file {:?}: {error}",
+                file.path
+            )));
         }
         let found = text.lines().find_map(|line| {
             let (key, value) = line.split_once('=')?;
@@ -235,7 +322,10 @@ impl Builder<'_> {
         });
         match found {
             Some(value) => Ok(Some(value)),
-            None => missing(format!("environment variable key {:?} not found in file {:?}", file.key, file.path)),
+            None => missing(format!(
+                "environment variable key {:?} not found in file {:?}",
+                file.key, file.path
+            )),
         }
     }
 }
@@ -259,16 +349,31 @@ pub struct Facts<'a> {
 }
 
 /// The whole environment of a container.
-pub async fn build(pod: &Pod, container: &Container, lookup: &dyn Lookup, facts: Facts<'_>) -> Result<Vec<(String, String)>, EnvError> {
+pub async fn build(
+    pod: &Pod,
+    container: &Container,
+    lookup: &dyn Lookup,
+    facts: Facts<'_>,
+) -> Result<Vec<(String, String)>, EnvError> {
     let services = services(pod, lookup).await?;
-    let builder = Builder { pod, container, lookup, ips: facts.ips, host_ips: facts.host_ips, capacity: facts.capacity };
+    let builder = Builder {
+        pod,
+        container,
+        lookup,
+        ips: facts.ips,
+        host_ips: facts.host_ips,
+        capacity: facts.capacity,
+    };
     let mut vars = Vec::new();
     builder.from_sources(&mut vars).await?;
     for var in container.env.iter().flatten() {
         let value = match &var.value {
             Some(value) if !value.is_empty() => {
                 let get = |name: &str| {
-                    vars.iter().find(|(n, _)| n == name).map(|(_, v)| v.clone()).or_else(|| services.get(name).cloned())
+                    vars.iter()
+                        .find(|(n, _)| n == name)
+                        .map(|(_, v)| v.clone())
+                        .or_else(|| services.get(name).cloned())
                 };
                 Some(expand(value, &get))
             }
@@ -297,18 +402,32 @@ mod tests {
     impl Lookup for Fixed {
         async fn config_map(&self, name: &str) -> Result<Arc<ConfigMap>, ObjectError> {
             match name {
-                "c" => Ok(Arc::new(serde_json::from_value(json!({"data": {"A": "1", "bad=": "x"}})).unwrap())),
-                _ => Err(ObjectError::NotFound { resource: "configmap".into(), name: name.into() }),
+                "c" => Ok(Arc::new(
+                    serde_json::from_value(json!({"data": {"A": "1", "bad=": "x"}})).unwrap(),
+                )),
+                _ => Err(ObjectError::NotFound {
+                    resource: "configmap".into(),
+                    name: name.into(),
+                }),
             }
         }
         async fn secret(&self, name: &str) -> Result<Arc<Secret>, ObjectError> {
             match name {
-                "s" => Ok(Arc::new(serde_json::from_value(json!({"data": {"P": "cHc="}})).unwrap())),
-                _ => Err(ObjectError::NotFound { resource: "secret".into(), name: name.into() }),
+                "s" => Ok(Arc::new(
+                    serde_json::from_value(json!({"data": {"P": "cHc="}})).unwrap(),
+                )),
+                _ => Err(ObjectError::NotFound {
+                    resource: "secret".into(),
+                    name: name.into(),
+                }),
             }
         }
         async fn services(&self, namespace: &str) -> Option<Vec<Arc<Service>>> {
-            let (name, ip) = if namespace == "default" { ("kubernetes", "10.96.0.1") } else { ("my-api", "10.96.3.4") };
+            let (name, ip) = if namespace == "default" {
+                ("kubernetes", "10.96.0.1")
+            } else {
+                ("my-api", "10.96.3.4")
+            };
             Some(vec![Arc::new(
                 serde_json::from_value(json!({"metadata": {"name": name}, "spec": {"clusterIP": ip, "ports": [{"name": "http", "port": 80}]}})).unwrap(),
             )])
@@ -320,13 +439,29 @@ mod tests {
 
     async fn env(container: serde_json::Value) -> Result<Vec<(String, String)>, EnvError> {
         let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "ns", "labels": {"k": "v"}}, "spec": {"containers": [container]}})).unwrap();
-        let capacity = downward::Capacity { cpu_millis: 2000, memory: 1 << 30, ephemeral: 0 };
-        let facts = Facts { ips: &[], host_ips: &[], capacity: &capacity };
-        build(&pod, &pod.spec.as_ref().unwrap().containers[0], &Fixed, facts).await
+        let capacity = downward::Capacity {
+            cpu_millis: 2000,
+            memory: 1 << 30,
+            ephemeral: 0,
+        };
+        let facts = Facts {
+            ips: &[],
+            host_ips: &[],
+            capacity: &capacity,
+        };
+        build(
+            &pod,
+            &pod.spec.as_ref().unwrap().containers[0],
+            &Fixed,
+            facts,
+        )
+        .await
     }
 
     fn get<'a>(vars: &'a [(String, String)], name: &str) -> Option<&'a str> {
-        vars.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
+        vars.iter()
+            .find(|(n, _)| n == name)
+            .map(|(_, v)| v.as_str())
     }
 
     #[tokio::test]
@@ -344,7 +479,10 @@ mod tests {
         assert_eq!(get(&vars, "P"), Some("pw"));
         assert_eq!(get(&vars, "O"), None);
         assert_eq!(get(&vars, "L"), Some("v"));
-        assert_eq!(get(&vars, "KUBERNETES_PORT_80_TCP"), Some("tcp://10.96.0.1:80"));
+        assert_eq!(
+            get(&vars, "KUBERNETES_PORT_80_TCP"),
+            Some("tcp://10.96.0.1:80")
+        );
         assert!(!vars.iter().any(|(n, _)| n.contains('=')));
     }
 
@@ -352,7 +490,9 @@ mod tests {
     async fn upstreams_sentences() {
         let error = env(json!({"name": "c", "env": [{"name": "A", "valueFrom": {"configMapKeyRef": {"name": "c", "key": "z"}}}]})).await.unwrap_err();
         assert_eq!(error.to_string(), "couldn't find key z in ConfigMap ns/c");
-        let error = env(json!({"name": "c", "envFrom": [{"configMapRef": {"name": "gone"}}]})).await.unwrap_err();
+        let error = env(json!({"name": "c", "envFrom": [{"configMapRef": {"name": "gone"}}]}))
+            .await
+            .unwrap_err();
         assert_eq!(error.to_string(), "configmap \"gone\" not found");
     }
 }

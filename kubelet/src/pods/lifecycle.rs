@@ -50,45 +50,90 @@ pub struct Place<'a> {
 }
 
 /// Runs a hook to its end.
-pub async fn run_hook(host: &Host, place: &Place<'_>, hook: &LifecycleHandler) -> Result<(), HookError> {
+pub async fn run_hook(
+    host: &Host,
+    place: &Place<'_>,
+    hook: &LifecycleHandler,
+) -> Result<(), HookError> {
     if let Some(action) = &hook.exec {
         let command = action.command.clone().unwrap_or_default();
-        let outcome = exec::run(&*host.runtime.runtime, place.container, &command, None, 10 << 10).await?;
+        let outcome = exec::run(
+            &*host.runtime.runtime,
+            place.container,
+            &command,
+            None,
+            10 << 10,
+        )
+        .await?;
         return match outcome.code {
             0 => Ok(()),
-            code => Err(HookError::Exit { command: command.join(" "), code, output: outcome.output }),
+            code => Err(HookError::Exit {
+                command: command.join(" "),
+                code,
+                output: outcome.output,
+            }),
         };
     }
     if let Some(action) = &hook.http_get {
-        let target = http::Target::of(action, &place.item.container, place.ip).map_err(HookError::Http)?;
-        let answer = http::get(&target, Duration::from_secs(30)).await.map_err(|e| HookError::Http(e.to_string()))?;
+        let target =
+            http::Target::of(action, &place.item.container, place.ip).map_err(HookError::Http)?;
+        let answer = http::get(&target, Duration::from_secs(30))
+            .await
+            .map_err(|e| HookError::Http(e.to_string()))?;
         return match answer.status {
             200..400 => Ok(()),
-            status => Err(HookError::Http(format!("HTTP hook failed with statuscode: {status}"))),
+            status => Err(HookError::Http(format!(
+                "HTTP hook failed with statuscode: {status}"
+            ))),
         };
     }
     if let Some(action) = &hook.sleep {
-        tokio::time::sleep(Duration::from_secs(u64::try_from(action.seconds).unwrap_or(0))).await;
+        tokio::time::sleep(Duration::from_secs(
+            u64::try_from(action.seconds).unwrap_or(0),
+        ))
+        .await;
     }
     Ok(())
 }
 
 /// Stops a container: event, preStop hook, stop signal, and the end when the grace is over.
-pub async fn stop(host: &Host, place: &Place<'_>, grace: Duration, message: &str) -> Result<(), RuntimeError> {
+pub async fn stop(
+    host: &Host,
+    place: &Place<'_>,
+    grace: Duration,
+    message: &str,
+) -> Result<(), RuntimeError> {
     let path = Some(place.item.field_path.as_str());
     host.event(place.pod, path, Kind::Normal, "Killing", message);
     let started = Instant::now();
-    let hook = place.item.container.lifecycle.as_ref().and_then(|l| l.pre_stop.as_ref());
+    let hook = place
+        .item
+        .container
+        .lifecycle
+        .as_ref()
+        .and_then(|l| l.pre_stop.as_ref());
     if let Some(hook) = hook.filter(|_| !grace.is_zero()) {
         match tokio::time::timeout(grace, run_hook(host, place, hook)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
                 tracing::debug!(%error, container = place.item.name(), "preStop hook failed");
-                host.event(place.pod, path, Kind::Warning, "FailedPreStopHook", "PreStopHook failed");
+                host.event(
+                    place.pod,
+                    path,
+                    Kind::Warning,
+                    "FailedPreStopHook",
+                    "PreStopHook failed",
+                );
             }
-            Err(_) => tracing::debug!(container = place.item.name(), "preStop hook not ended within the grace period"),
+            Err(_) => tracing::debug!(
+                container = place.item.name(),
+                "preStop hook not ended within the grace period"
+            ),
         }
     }
     let left = grace.saturating_sub(started.elapsed()).max(MINIMUM_GRACE);
-    host.runtime.runtime.stop_container(place.container, left).await
+    host.runtime
+        .runtime
+        .stop_container(place.container, left)
+        .await
 }

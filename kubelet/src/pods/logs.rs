@@ -8,7 +8,9 @@ use crate::runtime::{ContainerStatus, PodRef};
 
 fn remove_file(path: &Path) {
     match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => tracing::warn!(%error, file = %path.display(), "removing a log"),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            tracing::warn!(%error, file = %path.display(), "removing a log")
+        }
         _ => {}
     }
 }
@@ -21,7 +23,10 @@ pub fn remove(host: &Host, pod: &PodRef, status: &ContainerStatus) {
     }
     remove_file(&path);
     let id = status.id.rsplit('/').next().unwrap_or_default();
-    remove_file(&host.log_links.join(format!("{}_{}_{}-{id}.log", pod.name, pod.namespace, status.container.name)));
+    remove_file(&host.log_links.join(format!(
+        "{}_{}_{}-{id}.log",
+        pod.name, pod.namespace, status.container.name
+    )));
 }
 
 /// Where a container's log is; runtimes may report it relative to the pod's log directory.
@@ -45,7 +50,9 @@ pub fn remove_pod(host: &Host, pod: &PodRef) {
 
 /// Removes links whose log is gone.
 pub fn remove_dead_links(links: &Path) {
-    let Ok(entries) = std::fs::read_dir(links) else { return };
+    let Ok(entries) = std::fs::read_dir(links) else {
+        return;
+    };
     for entry in entries.flatten() {
         let path = entry.path();
         if path.is_symlink() && !path.exists() {
@@ -56,12 +63,21 @@ pub fn remove_dead_links(links: &Path) {
 
 /// Rotated parts of a log, oldest first: `<log>.<time>`.
 pub fn rotated(path: &Path) -> Vec<PathBuf> {
-    let (Some(dir), Some(name)) = (path.parent(), path.file_name().and_then(|n| n.to_str())) else { return Vec::new() };
-    let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
+    let (Some(dir), Some(name)) = (path.parent(), path.file_name().and_then(|n| n.to_str())) else {
+        return Vec::new();
+    };
+    let Ok(entries) = std::fs::read_dir(dir) else {
+        return Vec::new();
+    };
     let mut parts: Vec<PathBuf> = entries
         .flatten()
         .map(|e| e.path())
-        .filter(|p| p.file_name().and_then(|n| n.to_str()).and_then(|n| n.strip_prefix(name)).is_some_and(|rest| rest.starts_with('.')))
+        .filter(|p| {
+            p.file_name()
+                .and_then(|n| n.to_str())
+                .and_then(|n| n.strip_prefix(name))
+                .is_some_and(|rest| rest.starts_with('.'))
+        })
         .collect();
     parts.sort();
     parts
@@ -74,7 +90,8 @@ fn too_large(path: &Path, most: u64) -> bool {
 
 /// Moves the log aside and drops the oldest parts beyond `files` in all.
 fn move_aside(path: &Path, files: u32) -> std::io::Result<()> {
-    let stamp = jiff::fmt::strtime::format("%Y%m%d-%H%M%S", jiff::Timestamp::now()).map_err(std::io::Error::other)?;
+    let stamp = jiff::fmt::strtime::format("%Y%m%d-%H%M%S", jiff::Timestamp::now())
+        .map_err(std::io::Error::other)?;
     let mut aside = path.as_os_str().to_owned();
     aside.push(format!(".{stamp}"));
     std::fs::rename(path, &aside)?;
@@ -90,7 +107,11 @@ fn move_aside(path: &Path, files: u32) -> std::io::Result<()> {
 pub async fn rotate(host: Arc<Host>) {
     // Checked when the configuration was read.
     let most = host.config.log_max_size().unwrap_or(10 << 20);
-    let mut ticks = tokio::time::interval(host.config.container_log_monitor_interval.max(std::time::Duration::from_secs(1)));
+    let mut ticks = tokio::time::interval(
+        host.config
+            .container_log_monitor_interval
+            .max(std::time::Duration::from_secs(1)),
+    );
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
@@ -102,14 +123,19 @@ pub async fn rotate(host: Arc<Host>) {
             }
         };
         for sandbox in &sandboxes {
-            for status in sandbox.containers.iter().filter(|c| super::containers::running(c)) {
+            for status in sandbox
+                .containers
+                .iter()
+                .filter(|c| super::containers::running(c))
+            {
                 let path = absolute(&host, &sandbox.pod, status);
                 if !too_large(&path, most) {
                     continue;
                 }
                 if let Err(error) = move_aside(&path, host.config.container_log_max_files) {
                     tracing::warn!(%error, log = %path.display(), "rotating a log");
-                } else if let Err(error) = host.runtime.runtime.reopen_log(&status.container).await {
+                } else if let Err(error) = host.runtime.runtime.reopen_log(&status.container).await
+                {
                     tracing::warn!(%error, log = %path.display(), "reopening a log");
                 }
             }

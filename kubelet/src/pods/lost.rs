@@ -11,7 +11,11 @@ use crate::runtime::SandboxStatus;
 /// Turns `running` of what the runtime does not have into what upstream says of containers it cannot find.
 pub fn mark(memory: &mut Memory, sandbox: Option<&SandboxStatus>, now: Timestamp) {
     let last = &mut memory.last;
-    let lists = [&mut last.init_container_statuses, &mut last.container_statuses, &mut last.ephemeral_container_statuses];
+    let lists = [
+        &mut last.init_container_statuses,
+        &mut last.container_statuses,
+        &mut last.ephemeral_container_statuses,
+    ];
     for status in lists.into_iter().flatten().flatten() {
         if containers::latest(sandbox, &status.name).is_none() {
             lose(status, now);
@@ -29,7 +33,9 @@ pub fn forget_progress(memory: &mut Memory) {
 }
 
 fn lose(status: &mut ContainerStatus, now: Timestamp) {
-    let Some(running) = status.state.as_ref().and_then(|s| s.running.clone()) else { return };
+    let Some(running) = status.state.as_ref().and_then(|s| s.running.clone()) else {
+        return;
+    };
     status.state = Some(ContainerState {
         terminated: Some(ContainerStateTerminated {
             exit_code: 137,

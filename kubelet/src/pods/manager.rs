@@ -48,15 +48,26 @@ async fn next(source: &mut Option<mpsc::Receiver<Change>>) -> Option<Change> {
 
 impl Manager {
     /// Makes the manager, and what [`Manager::run`] needs of it.
-    pub fn new(host: Arc<Host>, mirrors: Arc<Mirrors>) -> (Arc<Self>, mpsc::UnboundedReceiver<String>) {
+    pub fn new(
+        host: Arc<Host>,
+        mirrors: Arc<Mirrors>,
+    ) -> (Arc<Self>, mpsc::UnboundedReceiver<String>) {
         // Unbounded, but holds at most one message a worker.
         let (ended, receiver) = mpsc::unbounded_channel();
-        let manager = Self { host, mirrors, workers: RwLock::default(), ended, waiting: std::sync::Mutex::default() };
+        let manager = Self {
+            host,
+            mirrors,
+            workers: RwLock::default(),
+            ended,
+            waiting: std::sync::Mutex::default(),
+        };
         (Arc::new(manager), receiver)
     }
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, HashMap<String, Arc<Handle>>> {
-        self.workers.read().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.workers
+            .read()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     fn handles(&self) -> Vec<Arc<Handle>> {
@@ -74,15 +85,24 @@ impl Manager {
                 pod
             })
             .collect();
-        pods.sort_by(|a, b| (&a.metadata.namespace, &a.metadata.name).cmp(&(&b.metadata.namespace, &b.metadata.name)));
+        pods.sort_by(|a, b| {
+            (&a.metadata.namespace, &a.metadata.name)
+                .cmp(&(&b.metadata.namespace, &b.metadata.name))
+        });
         pods
     }
 
     /// A pod by namespace and name, and by uid if one is given (a mirror's uid stands for its static pod).
     pub fn find(&self, namespace: &str, name: &str, uid: Option<&str>) -> Option<Arc<Pod>> {
-        let real = uid.map(|uid| self.mirrors.static_uid(uid).unwrap_or_else(|| uid.to_owned()));
+        let real = uid.map(|uid| {
+            self.mirrors
+                .static_uid(uid)
+                .unwrap_or_else(|| uid.to_owned())
+        });
         let handles = self.handles();
-        let mut found = handles.iter().filter(|h| h.pod_ref.namespace == namespace && h.pod_ref.name == name);
+        let mut found = handles
+            .iter()
+            .filter(|h| h.pod_ref.namespace == namespace && h.pod_ref.name == name);
         let handle = match &real {
             Some(uid) => found.find(|h| h.pod_ref.uid == *uid),
             // The newest of that name: an older one may still be ending.
@@ -92,7 +112,11 @@ impl Manager {
     }
 
     /// Serves changes until dropped.
-    pub async fn run(self: Arc<Self>, mut sources: Sources, mut ended: mpsc::UnboundedReceiver<String>) {
+    pub async fn run(
+        self: Arc<Self>,
+        mut sources: Sources,
+        mut ended: mpsc::UnboundedReceiver<String>,
+    ) {
         let mut events = self.host.runtime.runtime.events();
         let mut changed = self.host.objects.changed();
         let mut unsynced: HashSet<bool> = HashSet::new();
@@ -146,8 +170,16 @@ impl Manager {
     }
 
     fn on_ended(&self, uid: &str) {
-        self.workers.write().unwrap_or_else(std::sync::PoisonError::into_inner).remove(uid);
-        let waiting = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+        self.workers
+            .write()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .remove(uid);
+        let waiting = std::mem::take(
+            &mut *self
+                .waiting
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner),
+        );
         for pod in waiting {
             self.set(pod, true);
         }
@@ -157,7 +189,11 @@ impl Manager {
         match change {
             Change::All(pods) => {
                 if !is_static {
-                    let mirrors: Vec<Arc<Pod>> = pods.iter().filter(|p| mirror::is_mirror(p)).cloned().collect();
+                    let mirrors: Vec<Arc<Pod>> = pods
+                        .iter()
+                        .filter(|p| mirror::is_mirror(p))
+                        .cloned()
+                        .collect();
                     self.mirrors.replace(&mirrors);
                 }
                 let there: HashSet<String> = pods.iter().map(|p| uid(p)).collect();
@@ -166,10 +202,17 @@ impl Manager {
                         self.gone(&handle, None);
                     }
                 }
-                self.waiting.lock().unwrap_or_else(std::sync::PoisonError::into_inner).retain(|p| !is_static || there.contains(&uid(p)));
+                self.waiting
+                    .lock()
+                    .unwrap_or_else(std::sync::PoisonError::into_inner)
+                    .retain(|p| !is_static || there.contains(&uid(p)));
                 let mut pods = pods;
                 // Who was first keeps its place when resources are short.
-                pods.sort_by(|a, b| a.metadata.creation_timestamp.cmp(&b.metadata.creation_timestamp));
+                pods.sort_by(|a, b| {
+                    a.metadata
+                        .creation_timestamp
+                        .cmp(&b.metadata.creation_timestamp)
+                });
                 for pod in pods {
                     self.set(pod, is_static);
                 }
@@ -189,7 +232,8 @@ impl Manager {
 
     fn gone(&self, handle: &Handle, last: Option<Arc<Pod>>) {
         if handle.is_static {
-            self.mirrors.want(&handle.desired.borrow().pod.clone(), false);
+            self.mirrors
+                .want(&handle.desired.borrow().pod.clone(), false);
         }
         handle.desired.send_modify(|desired| {
             desired.gone = true;
@@ -214,31 +258,55 @@ impl Manager {
                 self.host.statuses.observe(&uid, Some(&pod));
             }
             handle.desired.send_if_modified(|desired| {
-                let same = desired.pod.metadata.resource_version == pod.metadata.resource_version && pod.metadata.resource_version.is_some();
+                let same = desired.pod.metadata.resource_version == pod.metadata.resource_version
+                    && pod.metadata.resource_version.is_some();
                 desired.pod = pod;
                 !same
             });
             return;
         }
-        let same_name = self.handles().into_iter().any(|h| Some(&h.pod_ref.name) == pod.metadata.name.as_ref() && Some(&h.pod_ref.namespace) == pod.metadata.namespace.as_ref());
+        let same_name = self.handles().into_iter().any(|h| {
+            Some(&h.pod_ref.name) == pod.metadata.name.as_ref()
+                && Some(&h.pod_ref.namespace) == pod.metadata.namespace.as_ref()
+        });
         if is_static {
             self.mirrors.want(&pod, true);
             if same_name {
-                self.waiting.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(pod);
+                self.waiting
+                    .lock()
+                    .unwrap_or_else(std::sync::PoisonError::into_inner)
+                    .push(pod);
                 return;
             }
         }
         let verdict = self.admit(&pod, is_static);
         if let Some(verdict) = &verdict {
-            self.host.event(&pod, None, Kind::Warning, &verdict.reason, verdict.message.trim_start_matches("Pod was rejected: "));
+            self.host.event(
+                &pod,
+                None,
+                Kind::Warning,
+                &verdict.reason,
+                verdict.message.trim_start_matches("Pod was rejected: "),
+            );
         }
         if !is_static {
             self.host.statuses.observe(&uid, Some(&pod));
         } else {
             self.host.statuses.observe(&uid, None);
         }
-        let (worker, handle) = worker::new(self.host.clone(), Desired { pod, gone: false, verdict }, is_static);
-        self.workers.write().unwrap_or_else(std::sync::PoisonError::into_inner).insert(uid.clone(), Arc::new(handle));
+        let (worker, handle) = worker::new(
+            self.host.clone(),
+            Desired {
+                pod,
+                gone: false,
+                verdict,
+            },
+            is_static,
+        );
+        self.workers
+            .write()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .insert(uid.clone(), Arc::new(handle));
         let ended = self.ended.clone();
         let work = tokio::spawn(worker.run());
         tokio::spawn(async move {
@@ -252,7 +320,11 @@ impl Manager {
 
     /// Whether the node takes the pod; one that already ran here is not refused after a restart of the kubelet.
     fn admit(&self, pod: &Pod, is_static: bool) -> Option<Verdict> {
-        let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or("Pending");
+        let phase = pod
+            .status
+            .as_ref()
+            .and_then(|s| s.phase.as_deref())
+            .unwrap_or("Pending");
         let started = pod.status.as_ref().is_some_and(|s| s.start_time.is_some());
         if is_static || phase != "Pending" || started || pod.metadata.deletion_timestamp.is_some() {
             return None;
@@ -264,7 +336,8 @@ impl Manager {
             .filter(|h| {
                 let status = self.host.statuses.get(&h.pod_ref.uid);
                 let phase = status.and_then(|s| s.phase).unwrap_or_default();
-                !matches!(phase.as_str(), "Succeeded" | "Failed") && h.desired.borrow().verdict.is_none()
+                !matches!(phase.as_str(), "Succeeded" | "Failed")
+                    && h.desired.borrow().verdict.is_none()
             })
             .map(|h| h.desired.borrow().pod.clone())
             .collect();
@@ -275,7 +348,9 @@ impl Manager {
     /// Ends a pod for a reason of the node's (eviction, shutdown).
     pub fn evict(&self, uid: &str, verdict: Verdict) {
         if let Some(handle) = self.read().get(uid) {
-            handle.desired.send_modify(|desired| desired.verdict = Some(verdict));
+            handle
+                .desired
+                .send_modify(|desired| desired.verdict = Some(verdict));
         }
     }
 
@@ -284,7 +359,10 @@ impl Manager {
         let known: HashSet<String> = self.read().keys().cloned().collect();
         match self.host.runtime.runtime.list().await {
             Ok(sandboxes) => {
-                for sandbox in sandboxes.into_iter().filter(|s| !known.contains(&s.pod.uid)) {
+                for sandbox in sandboxes
+                    .into_iter()
+                    .filter(|s| !known.contains(&s.pod.uid))
+                {
                     tracing::info!(pod = %sandbox.pod.name, namespace = %sandbox.pod.namespace, "removing an orphaned pod");
                     let host = self.host.clone();
                     tokio::spawn(async move { remove_orphan(&host, sandbox).await });
@@ -292,9 +370,13 @@ impl Manager {
             }
             Err(error) => tracing::warn!(%error, "listing sandboxes to find orphans"),
         }
-        let Ok(entries) = std::fs::read_dir(self.host.root_dir.join("pods")) else { return };
+        let Ok(entries) = std::fs::read_dir(self.host.root_dir.join("pods")) else {
+            return;
+        };
         for entry in entries.flatten() {
-            let Ok(uid) = entry.file_name().into_string() else { continue };
+            let Ok(uid) = entry.file_name().into_string() else {
+                continue;
+            };
             let sandbox = self.host.runtime.runtime.sandbox(&uid).await;
             if known.contains(&uid) || !matches!(sandbox, Ok(None)) {
                 continue;
@@ -308,9 +390,16 @@ impl Manager {
 
 async fn remove_orphan(host: &Host, sandbox: crate::runtime::SandboxStatus) {
     let runtime = &host.runtime.runtime;
-    let stops = sandbox.containers.iter().filter(|c| containers::running(c)).map(|c| runtime.stop_container(&c.container, Duration::from_secs(30)));
+    let stops = sandbox
+        .containers
+        .iter()
+        .filter(|c| containers::running(c))
+        .map(|c| runtime.stop_container(&c.container, Duration::from_secs(30)));
     futures::future::join_all(stops).await;
-    for removed in [runtime.stop_sandbox(&sandbox.pod.uid).await, runtime.remove_sandbox(&sandbox.pod.uid).await] {
+    for removed in [
+        runtime.stop_sandbox(&sandbox.pod.uid).await,
+        runtime.remove_sandbox(&sandbox.pod.uid).await,
+    ] {
         if let Err(error) = removed {
             tracing::warn!(%error, pod = %sandbox.pod.name, "removing an orphaned pod");
         }

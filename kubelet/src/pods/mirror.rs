@@ -46,7 +46,12 @@ fn hash(pod: &Pod, key: &str) -> Option<String> {
 impl Mirrors {
     /// None yet.
     pub fn new(client: Option<Client>, node: watch::Receiver<Option<Arc<Node>>>) -> Arc<Self> {
-        Arc::new(Self { client, node, state: Mutex::default(), wake: Notify::new() })
+        Arc::new(Self {
+            client,
+            node,
+            state: Mutex::default(),
+            wake: Notify::new(),
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -58,7 +63,11 @@ impl Mirrors {
         let mut state = self.lock();
         if there {
             state.wanted.insert(name(pod), pod.clone());
-        } else if state.wanted.get(&name(pod)).is_some_and(|p| p.uid() == pod.uid()) {
+        } else if state
+            .wanted
+            .get(&name(pod))
+            .is_some_and(|p| p.uid() == pod.uid())
+        {
             state.wanted.remove(&name(pod));
         }
         drop(state);
@@ -90,7 +99,10 @@ impl Mirrors {
     /// The static pod behind a mirror's uid.
     pub fn static_uid(&self, mirror_uid: &str) -> Option<String> {
         let state = self.lock();
-        let mirror = state.found.values().find(|m| m.metadata.uid.as_deref() == Some(mirror_uid))?;
+        let mirror = state
+            .found
+            .values()
+            .find(|m| m.metadata.uid.as_deref() == Some(mirror_uid))?;
         hash(mirror, annotation::MIRROR)
     }
 
@@ -100,7 +112,9 @@ impl Mirrors {
         let meta = &mut mirror.metadata;
         meta.uid = None;
         let uid = hash(pod, annotation::HASH)?;
-        meta.annotations.get_or_insert_default().insert(annotation::MIRROR.into(), uid);
+        meta.annotations
+            .get_or_insert_default()
+            .insert(annotation::MIRROR.into(), uid);
         meta.owner_references = Some(vec![OwnerReference {
             api_version: "v1".into(),
             kind: "Node".into(),
@@ -118,7 +132,9 @@ impl Mirrors {
 
     /// Creates and deletes mirrors until dropped.
     pub async fn run(self: Arc<Self>) {
-        let Some(client) = self.client.clone() else { return std::future::pending().await };
+        let Some(client) = self.client.clone() else {
+            return std::future::pending().await;
+        };
         let mut node = self.node.clone();
         loop {
             let failed = self.sync(&client).await;
@@ -137,17 +153,31 @@ impl Mirrors {
             if !state.synced {
                 return false;
             }
-            let outdated = |m: &&Arc<Pod>| state.wanted.get(&name(m)).is_none_or(|p| hash(p, annotation::HASH) != hash(m, annotation::MIRROR));
+            let outdated = |m: &&Arc<Pod>| {
+                state
+                    .wanted
+                    .get(&name(m))
+                    .is_none_or(|p| hash(p, annotation::HASH) != hash(m, annotation::MIRROR))
+            };
             let delete: Vec<Arc<Pod>> = state.found.values().filter(outdated).cloned().collect();
-            let create: Vec<Arc<Pod>> = state.wanted.iter().filter(|(n, _)| !state.found.contains_key(*n)).map(|(_, p)| p.clone()).collect();
+            let create: Vec<Arc<Pod>> = state
+                .wanted
+                .iter()
+                .filter(|(n, _)| !state.found.contains_key(*n))
+                .map(|(_, p)| p.clone())
+                .collect();
             (delete, create)
         };
         let mut failed = false;
         for mirror in delete {
-            let api: Api<Pod> = Api::namespaced(client.clone(), &mirror.namespace().unwrap_or_default());
+            let api: Api<Pod> =
+                Api::namespaced(client.clone(), &mirror.namespace().unwrap_or_default());
             let params = DeleteParams {
                 grace_period_seconds: Some(0),
-                preconditions: mirror.uid().map(|uid| Preconditions { uid: Some(uid), resource_version: None }),
+                preconditions: mirror.uid().map(|uid| Preconditions {
+                    uid: Some(uid),
+                    resource_version: None,
+                }),
                 ..DeleteParams::default()
             };
             match api.delete(&mirror.name_any(), &params).await {
@@ -160,8 +190,11 @@ impl Mirrors {
             }
         }
         for pod in create {
-            let Some(mirror) = self.mirror(&pod) else { continue };
-            let api: Api<Pod> = Api::namespaced(client.clone(), &pod.namespace().unwrap_or_default());
+            let Some(mirror) = self.mirror(&pod) else {
+                continue;
+            };
+            let api: Api<Pod> =
+                Api::namespaced(client.clone(), &pod.namespace().unwrap_or_default());
             match api.create(&PostParams::default(), &mirror).await {
                 Ok(_) => {}
                 Err(Error::Api(status)) if status.code == 409 => {}

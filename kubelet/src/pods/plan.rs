@@ -393,7 +393,11 @@ fn start(view: &View<'_>, sandbox: &SandboxStatus, item: &Item, plan: &mut Plan)
     match &progress.image {
         ImageProgress::Unknown => plan.step(Step::FetchImage(item.name().to_owned())),
         ImageProgress::Fetching => {}
-        ImageProgress::Failed { since, retry_at, told } if *retry_at > view.now => {
+        ImageProgress::Failed {
+            since,
+            retry_at,
+            told,
+        } if *retry_at > view.now => {
             let turn = clock::after(*since, PULL_ERROR_SHOWN);
             match told {
                 false if turn <= view.now => plan.step(Step::ImageBackOff(item.name().to_owned())),

@@ -10,8 +10,14 @@ use crate::host::Host;
 use crate::runtime::{Namespaces, PodRef, PortMapping, SandboxSpec};
 
 fn port_mappings(pod: &Pod) -> Vec<PortMapping> {
-    let Some(spec) = &pod.spec else { return Vec::new() };
-    let sidecars = spec.init_containers.iter().flatten().filter(|c| c.restart_policy.as_deref() == Some("Always"));
+    let Some(spec) = &pod.spec else {
+        return Vec::new();
+    };
+    let sidecars = spec
+        .init_containers
+        .iter()
+        .flatten()
+        .filter(|c| c.restart_policy.as_deref() == Some("Always"));
     spec.containers
         .iter()
         .chain(sidecars)
@@ -20,7 +26,11 @@ fn port_mappings(pod: &Pod) -> Vec<PortMapping> {
             let host_port = u16::try_from(port.host_port?).ok().filter(|p| *p > 0)?;
             Some(PortMapping {
                 host_port,
-                host_ip: port.host_ip.as_deref().and_then(|ip| ip.parse().ok()).filter(|ip: &std::net::IpAddr| !ip.is_unspecified()),
+                host_ip: port
+                    .host_ip
+                    .as_deref()
+                    .and_then(|ip| ip.parse().ok())
+                    .filter(|ip: &std::net::IpAddr| !ip.is_unspecified()),
                 container_port: u16::try_from(port.container_port).ok()?,
                 protocol: port.protocol.clone().unwrap_or_else(|| "TCP".into()),
             })
@@ -40,15 +50,25 @@ pub fn spec(host: &Host, pod: &Pod, pod_ref: &PodRef) -> Result<SandboxSpec, Hos
         .collect();
     Ok(SandboxSpec {
         pod: pod_ref.clone(),
-        hostname: if host_network { host.node_name.clone() } else { hosts::kernel_name(pod, &host.config.cluster_domain)? },
+        hostname: if host_network {
+            host.node_name.clone()
+        } else {
+            hosts::kernel_name(pod, &host.config.cluster_domain)?
+        },
         namespaces: Namespaces {
             host_network,
             host_pid: spec.and_then(|s| s.host_pid).unwrap_or(false),
             host_ipc: spec.and_then(|s| s.host_ipc).unwrap_or(false),
-            share_pid: spec.and_then(|s| s.share_process_namespace).unwrap_or(false),
+            share_pid: spec
+                .and_then(|s| s.share_process_namespace)
+                .unwrap_or(false),
         },
         sysctls,
-        port_mappings: if host_network { Vec::new() } else { port_mappings(pod) },
+        port_mappings: if host_network {
+            Vec::new()
+        } else {
+            port_mappings(pod)
+        },
         cgroup: resources::cgroup(pod, &pod_ref.uid),
         resources: resources::of_pod(pod, &host.limits),
         log_directory: start::log_directory(host, pod_ref),

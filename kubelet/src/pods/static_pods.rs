@@ -39,20 +39,39 @@ pub enum ManifestError {
 }
 
 /// A manifest as the pod it stands for.
-pub fn decode(bytes: &[u8], path: &Path, node: &str, seen: Timestamp) -> Result<Pod, ManifestError> {
+pub fn decode(
+    bytes: &[u8],
+    path: &Path,
+    node: &str,
+    seen: Timestamp,
+) -> Result<Pod, ManifestError> {
     let text = std::str::from_utf8(bytes).map_err(|e| ManifestError::Decode(e.to_string()))?;
-    let value: serde_json::Value = serde_norway::from_str(text).map_err(|e| ManifestError::Decode(e.to_string()))?;
+    let value: serde_json::Value =
+        serde_norway::from_str(text).map_err(|e| ManifestError::Decode(e.to_string()))?;
     if value["kind"] != "Pod" || value["apiVersion"] != "v1" {
-        return Err(ManifestError::Decode(format!("want apiVersion v1, kind Pod, found {} {}", value["apiVersion"], value["kind"])));
+        return Err(ManifestError::Decode(format!(
+            "want apiVersion v1, kind Pod, found {} {}",
+            value["apiVersion"], value["kind"]
+        )));
     }
-    let mut pod: Pod = serde_json::from_value(value).map_err(|e| ManifestError::Decode(e.to_string()))?;
+    let mut pod: Pod =
+        serde_json::from_value(value).map_err(|e| ManifestError::Decode(e.to_string()))?;
     let mut hash = Sha256::new();
     hash.update(node);
     hash.update(path.as_os_str().as_encoded_bytes());
     hash.update(bytes);
-    let uid: String = hash.finalize().iter().take(16).map(|b| format!("{b:02x}")).collect();
+    let uid: String = hash
+        .finalize()
+        .iter()
+        .take(16)
+        .map(|b| format!("{b:02x}"))
+        .collect();
     let meta = &mut pod.metadata;
-    let name = meta.name.clone().filter(|n| !n.is_empty()).ok_or_else(|| ManifestError::Decode("metadata.name is missing".into()))?;
+    let name = meta
+        .name
+        .clone()
+        .filter(|n| !n.is_empty())
+        .ok_or_else(|| ManifestError::Decode("metadata.name is missing".into()))?;
     meta.name = Some(format!("{name}-{}", node.to_lowercase()));
     meta.namespace.get_or_insert_with(|| "default".into());
     meta.uid = Some(uid.clone());
@@ -60,25 +79,43 @@ pub fn decode(bytes: &[u8], path: &Path, node: &str, seen: Timestamp) -> Result<
     annotations.insert(annotation::SOURCE.into(), "file".into());
     annotations.insert(annotation::HASH.into(), uid);
     annotations.insert(annotation::SEEN.into(), seen.to_string());
-    let spec = pod.spec.as_mut().ok_or_else(|| ManifestError::Decode("spec is missing".into()))?;
+    let spec = pod
+        .spec
+        .as_mut()
+        .ok_or_else(|| ManifestError::Decode("spec is missing".into()))?;
     spec.node_name = Some(node.to_owned());
     spec.restart_policy.get_or_insert_with(|| "Always".into());
     spec.dns_policy.get_or_insert_with(|| "ClusterFirst".into());
     spec.termination_grace_period_seconds.get_or_insert(30);
     spec.enable_service_links.get_or_insert(true);
     spec.security_context.get_or_insert_default();
-    spec.scheduler_name.get_or_insert_with(|| "default-scheduler".into());
-    spec.tolerations
-        .get_or_insert_default()
-        .push(Toleration { operator: Some("Exists".into()), effect: Some("NoExecute".into()), ..Toleration::default() });
-    for container in spec.containers.iter_mut().chain(spec.init_containers.iter_mut().flatten()) {
-        container.termination_message_path.get_or_insert_with(|| "/dev/termination-log".into());
-        container.termination_message_policy.get_or_insert_with(|| "File".into());
+    spec.scheduler_name
+        .get_or_insert_with(|| "default-scheduler".into());
+    spec.tolerations.get_or_insert_default().push(Toleration {
+        operator: Some("Exists".into()),
+        effect: Some("NoExecute".into()),
+        ..Toleration::default()
+    });
+    for container in spec
+        .containers
+        .iter_mut()
+        .chain(spec.init_containers.iter_mut().flatten())
+    {
+        container
+            .termination_message_path
+            .get_or_insert_with(|| "/dev/termination-log".into());
+        container
+            .termination_message_policy
+            .get_or_insert_with(|| "File".into());
     }
     Ok(pod)
 }
 
-fn read_all(dir: &Path, node: &str, seen: &mut BTreeMap<PathBuf, (Vec<u8>, Arc<Pod>)>) -> Result<bool, std::io::Error> {
+fn read_all(
+    dir: &Path,
+    node: &str,
+    seen: &mut BTreeMap<PathBuf, (Vec<u8>, Arc<Pod>)>,
+) -> Result<bool, std::io::Error> {
     let mut paths = Vec::new();
     if dir.is_dir() {
         for entry in std::fs::read_dir(dir)?.flatten() {
@@ -94,7 +131,13 @@ fn read_all(dir: &Path, node: &str, seen: &mut BTreeMap<PathBuf, (Vec<u8>, Arc<P
     seen.retain(|path, _| paths.contains(path));
     let mut changed = seen.len() != before;
     for path in paths {
-        let bytes = match std::fs::metadata(&path).and_then(|m| if m.len() > MAX_MANIFEST { Ok(None) } else { std::fs::read(&path).map(Some) }) {
+        let bytes = match std::fs::metadata(&path).and_then(|m| {
+            if m.len() > MAX_MANIFEST {
+                Ok(None)
+            } else {
+                std::fs::read(&path).map(Some)
+            }
+        }) {
             Ok(Some(bytes)) => bytes,
             Ok(None) => {
                 tracing::warn!(file = %path.display(), "manifest is larger than 1 MiB, skipped");
@@ -113,7 +156,9 @@ fn read_all(dir: &Path, node: &str, seen: &mut BTreeMap<PathBuf, (Vec<u8>, Arc<P
                 seen.insert(path, (bytes, Arc::new(pod)));
                 changed = true;
             }
-            Err(error) => tracing::warn!(%error, file = %path.display(), "could not process manifest file"),
+            Err(error) => {
+                tracing::warn!(%error, file = %path.display(), "could not process manifest file")
+            }
         }
     }
     Ok(changed)
@@ -123,7 +168,11 @@ fn read_all(dir: &Path, node: &str, seen: &mut BTreeMap<PathBuf, (Vec<u8>, Arc<P
 fn notices(dir: &Path) -> Option<tokio::io::unix::AsyncFd<std::os::fd::OwnedFd>> {
     use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
     let fd = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC).ok()?;
-    let flags = WatchFlags::CLOSE_WRITE | WatchFlags::MOVED_TO | WatchFlags::MOVED_FROM | WatchFlags::DELETE | WatchFlags::CREATE;
+    let flags = WatchFlags::CLOSE_WRITE
+        | WatchFlags::MOVED_TO
+        | WatchFlags::MOVED_FROM
+        | WatchFlags::DELETE
+        | WatchFlags::CREATE;
     inotify::add_watch(&fd, dir, flags).ok()?;
     // SAFETY: an OwnedFd answers with the same open descriptor for as long as it lives.
     unsafe { tokio::io::unix::AsyncFd::register(fd) }.ok()
@@ -179,9 +228,23 @@ mod tests {
         assert_eq!(pod.metadata.name.as_deref(), Some("web-node1"));
         let again = decode(text, path, "Node1", Timestamp::now()).unwrap();
         assert_eq!(pod.metadata.uid, again.metadata.uid);
-        let other = decode(&[text.as_slice(), b" "].concat(), path, "Node1", Timestamp::now()).unwrap();
+        let other = decode(
+            &[text.as_slice(), b" "].concat(),
+            path,
+            "Node1",
+            Timestamp::now(),
+        )
+        .unwrap();
         assert_ne!(pod.metadata.uid, other.metadata.uid);
-        assert!(decode(b"kind: Service\napiVersion: v1", path, "n", Timestamp::now()).is_err());
+        assert!(
+            decode(
+                b"kind: Service\napiVersion: v1",
+                path,
+                "n",
+                Timestamp::now()
+            )
+            .is_err()
+        );
         assert!(decode(b"\xff", path, "n", Timestamp::now()).is_err());
     }
 }

@@ -4,8 +4,10 @@ use std::net::IpAddr;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
-    ContainerState as ApiState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus as ApiContainer,
-    ContainerUser, HostIP, LinuxContainerUser, Pod, PodCondition, PodIP, PodStatus, ResourceRequirements, VolumeMountStatus,
+    ContainerState as ApiState, ContainerStateRunning, ContainerStateTerminated,
+    ContainerStateWaiting, ContainerStatus as ApiContainer, ContainerUser, HostIP,
+    LinuxContainerUser, Pod, PodCondition, PodIP, PodStatus, ResourceRequirements,
+    VolumeMountStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
@@ -36,7 +38,11 @@ pub struct View<'a> {
 pub fn compute(view: &View<'_>) -> PodStatus {
     let passed = plan::initialized(view.items, view.sandbox, view.memory);
     let statuses = |roles: &[Role]| -> Vec<ApiContainer> {
-        view.items.iter().filter(|i| roles.contains(&i.role)).map(|item| container(view, item, passed)).collect()
+        view.items
+            .iter()
+            .filter(|i| roles.contains(&i.role))
+            .map(|item| container(view, item, passed))
+            .collect()
     };
     let init = statuses(&[Role::Init, Role::Sidecar]);
     let apps = statuses(&[Role::App]);
@@ -52,7 +58,12 @@ pub fn compute(view: &View<'_>) -> PodStatus {
         reason: verdict.map(|v| v.reason.clone()),
         message: verdict.map(|v| v.message.clone()),
         host_ip: view.host_ips.first().map(ToString::to_string),
-        host_ips: Some(view.host_ips.iter().map(|ip| HostIP { ip: ip.to_string() }).collect()),
+        host_ips: Some(
+            view.host_ips
+                .iter()
+                .map(|ip| HostIP { ip: ip.to_string() })
+                .collect(),
+        ),
         pod_ip: ips.first().cloned(),
         pod_ips: (!ips.is_empty()).then(|| ips.into_iter().map(|ip| PodIP { ip }).collect()),
         start_time: Some(Time(view.memory.start_time)),
@@ -66,7 +77,12 @@ pub fn compute(view: &View<'_>) -> PodStatus {
 }
 
 fn pod_ips(view: &View<'_>) -> Vec<String> {
-    let host_network = view.pod.spec.as_ref().and_then(|s| s.host_network).unwrap_or(false);
+    let host_network = view
+        .pod
+        .spec
+        .as_ref()
+        .and_then(|s| s.host_network)
+        .unwrap_or(false);
     if host_network {
         return if view.sandbox.is_some() || view.memory.last.pod_ip.is_some() {
             view.host_ips.iter().map(ToString::to_string).collect()
@@ -77,7 +93,14 @@ fn pod_ips(view: &View<'_>) -> Vec<String> {
     match view.sandbox.map(|s| &s.ips).filter(|ips| !ips.is_empty()) {
         Some(ips) => ips.iter().map(ToString::to_string).collect(),
         // A pod that ended keeps the address it had.
-        None => view.memory.last.pod_ips.iter().flatten().map(|p| p.ip.clone()).collect(),
+        None => view
+            .memory
+            .last
+            .pod_ips
+            .iter()
+            .flatten()
+            .map(|p| p.ip.clone())
+            .collect(),
     }
 }
 
@@ -92,8 +115,18 @@ fn last_status<'a>(memory: &'a Memory, name: &str) -> Option<&'a ApiContainer> {
 }
 
 /// `state.terminated` of an ended container.
-pub fn terminated(status: &ContainerStatus, message: Option<&String>) -> Option<ContainerStateTerminated> {
-    let ContainerState::Exited { exit_code, oom_killed, started_at, finished_at, message: start_error } = &status.state else {
+pub fn terminated(
+    status: &ContainerStatus,
+    message: Option<&String>,
+) -> Option<ContainerStateTerminated> {
+    let ContainerState::Exited {
+        exit_code,
+        oom_killed,
+        started_at,
+        finished_at,
+        message: start_error,
+    } = &status.state
+    else {
         return None;
     };
     let reason = match (oom_killed, start_error.is_empty(), exit_code) {
@@ -102,7 +135,11 @@ pub fn terminated(status: &ContainerStatus, message: Option<&String>) -> Option<
         (_, _, 0) => "Completed",
         _ => "Error",
     };
-    let text = if start_error.is_empty() { message.cloned().unwrap_or_default() } else { start_error.clone() };
+    let text = if start_error.is_empty() {
+        message.cloned().unwrap_or_default()
+    } else {
+        start_error.clone()
+    };
     Some(ContainerStateTerminated {
         container_id: Some(status.id.clone()),
         exit_code: *exit_code,
@@ -116,16 +153,36 @@ pub fn terminated(status: &ContainerStatus, message: Option<&String>) -> Option<
 
 fn waiting(reason: &str, message: Option<String>) -> ApiState {
     ApiState {
-        waiting: Some(ContainerStateWaiting { reason: Some(reason.into()), message: message.filter(|m| !m.is_empty()) }),
+        waiting: Some(ContainerStateWaiting {
+            reason: Some(reason.into()),
+            message: message.filter(|m| !m.is_empty()),
+        }),
         ..ApiState::default()
     }
 }
 
-fn crash_loop(view: &View<'_>, item: &Item, status: &ContainerStatus, progress: Option<&Progress>) -> Option<ApiState> {
-    let ContainerState::Exited { finished_at, exit_code, .. } = &status.state else { return None };
-    let going_on = view.memory.stage == Stage::Running && containers::restarts(view.pod, item, *exit_code);
+fn crash_loop(
+    view: &View<'_>,
+    item: &Item,
+    status: &ContainerStatus,
+    progress: Option<&Progress>,
+) -> Option<ApiState> {
+    let ContainerState::Exited {
+        finished_at,
+        exit_code,
+        ..
+    } = &status.state
+    else {
+        return None;
+    };
+    let going_on =
+        view.memory.stage == Stage::Running && containers::restarts(view.pod, item, *exit_code);
     let backoff = &progress?.backoff;
-    if !going_on || backoff.wait_until(*finished_at, view.now, view.max_backoff).is_none() {
+    if !going_on
+        || backoff
+            .wait_until(*finished_at, view.now, view.max_backoff)
+            .is_none()
+    {
         return None;
     }
     let meta = &view.pod.metadata;
@@ -144,13 +201,25 @@ fn crash_loop(view: &View<'_>, item: &Item, status: &ContainerStatus, progress: 
 fn states(view: &View<'_>, item: &Item, passed: bool) -> (ApiState, Option<ApiState>) {
     let progress = view.memory.progress.get(item.name());
     let message = |s: &ContainerStatus| progress.and_then(|p| p.messages.get(&s.container.attempt));
-    let ended = |s: &ContainerStatus| terminated(s, message(s)).map(|t| ApiState { terminated: Some(t), ..ApiState::default() });
+    let ended = |s: &ContainerStatus| {
+        terminated(s, message(s)).map(|t| ApiState {
+            terminated: Some(t),
+            ..ApiState::default()
+        })
+    };
     let before = last_status(view.memory, item.name());
     let before_last = || {
-        let state = before.and_then(|b| b.state.clone()).filter(|s| s.terminated.is_some());
-        state.or_else(|| before.and_then(|b| b.last_state.clone())).filter(|s| s.terminated.is_some())
+        let state = before
+            .and_then(|b| b.state.clone())
+            .filter(|s| s.terminated.is_some());
+        state
+            .or_else(|| before.and_then(|b| b.last_state.clone()))
+            .filter(|s| s.terminated.is_some())
     };
-    let blank = if passed || matches!(item.role, Role::Init | Role::Sidecar | Role::Ephemeral) || !has_init(view) {
+    let blank = if passed
+        || matches!(item.role, Role::Init | Role::Sidecar | Role::Ephemeral)
+        || !has_init(view)
+    {
         "ContainerCreating"
     } else {
         "PodInitializing"
@@ -160,7 +229,9 @@ fn states(view: &View<'_>, item: &Item, passed: bool) -> (ApiState, Option<ApiSt
         None => waiting(blank, None),
     };
     let Some(status) = containers::latest(view.sandbox, item.name()) else {
-        let state = before.and_then(|b| b.state.clone()).filter(|s| s.terminated.is_some());
+        let state = before
+            .and_then(|b| b.state.clone())
+            .filter(|s| s.terminated.is_some());
         let over = view.memory.stage != Stage::Running || plan_finished(view);
         return match state {
             Some(state) if over => (state, before.and_then(|b| b.last_state.clone())),
@@ -168,23 +239,38 @@ fn states(view: &View<'_>, item: &Item, passed: bool) -> (ApiState, Option<ApiSt
         };
     };
     let last = containers::previous(view.sandbox, item.name()).and_then(ended);
-    let last = last.or_else(|| before.and_then(|b| b.last_state.clone()).filter(|s| s.terminated.is_some()));
+    let last = last.or_else(|| {
+        before
+            .and_then(|b| b.last_state.clone())
+            .filter(|s| s.terminated.is_some())
+    });
     match &status.state {
         ContainerState::Created => (pending(), last),
         ContainerState::Running { started_at, .. } => {
             if hook_pending(item, progress, status) {
                 return (pending(), last);
             }
-            let running = ContainerStateRunning { started_at: Some(Time(*started_at)) };
-            (ApiState { running: Some(running), ..ApiState::default() }, last)
+            let running = ContainerStateRunning {
+                started_at: Some(Time(*started_at)),
+            };
+            (
+                ApiState {
+                    running: Some(running),
+                    ..ApiState::default()
+                },
+                last,
+            )
         }
         ContainerState::Exited { exit_code, .. } => {
             let now_ended = ended(status);
             if let Some(state) = crash_loop(view, item, status, progress) {
                 return (state, now_ended);
             }
-            let restarting = view.memory.stage == Stage::Running && containers::restarts(view.pod, item, *exit_code);
-            if let (true, Some((reason, message))) = (restarting, progress.and_then(|p| p.waiting.clone())) {
+            let restarting = view.memory.stage == Stage::Running
+                && containers::restarts(view.pod, item, *exit_code);
+            if let (true, Some((reason, message))) =
+                (restarting, progress.and_then(|p| p.waiting.clone()))
+            {
                 return (waiting(&reason, Some(message)), now_ended);
             }
             (now_ended.unwrap_or_default(), last)
@@ -205,11 +291,16 @@ fn plan_finished(view: &View<'_>) -> bool {
 }
 
 fn has_init(view: &View<'_>) -> bool {
-    view.items.iter().any(|i| matches!(i.role, Role::Init | Role::Sidecar))
+    view.items
+        .iter()
+        .any(|i| matches!(i.role, Role::Init | Role::Sidecar))
 }
 
 fn hook_pending(item: &Item, progress: Option<&Progress>, status: &ContainerStatus) -> bool {
-    item.container.lifecycle.as_ref().is_some_and(|l| l.post_start.is_some())
+    item.container
+        .lifecycle
+        .as_ref()
+        .is_some_and(|l| l.post_start.is_some())
         && progress.is_some_and(|p| p.busy && p.post_started != Some(status.container.attempt))
 }
 
@@ -224,7 +315,8 @@ fn container(view: &View<'_>, item: &Item, passed: bool) -> ApiContainer {
         Role::Ephemeral => false,
         Role::Sidecar | Role::App => {
             let probed = progress.map(|p| &p.probed);
-            let answered = item.container.readiness_probe.is_none() || probed.and_then(|p| p.readiness) == Some(true);
+            let answered = item.container.readiness_probe.is_none()
+                || probed.and_then(|p| p.readiness) == Some(true);
             started && answered && view.memory.stage != Stage::Terminated
         }
     };
@@ -238,17 +330,34 @@ fn container(view: &View<'_>, item: &Item, passed: bool) -> ApiContainer {
     ApiContainer {
         name: item.name().to_owned(),
         image: status.map_or(spec_image, |s| s.image.clone()),
-        image_id: status.map_or_else(|| before.map(|b| b.image_id.clone()).unwrap_or_default(), |s| s.image_id.clone()),
-        container_id: status.map(|s| s.id.clone()).or_else(|| before.and_then(|b| b.container_id.clone())),
+        image_id: status.map_or_else(
+            || before.map(|b| b.image_id.clone()).unwrap_or_default(),
+            |s| s.image_id.clone(),
+        ),
+        container_id: status
+            .map(|s| s.id.clone())
+            .or_else(|| before.and_then(|b| b.container_id.clone())),
         ready,
         started: Some(started),
         restart_count,
-        resources: (shown && item.role != Role::Ephemeral)
-            .then(|| ResourceRequirements { claims: None, limits: configured.limits.clone(), requests: configured.requests.clone() }),
-        allocated_resources: configured.requests.filter(|_| shown && item.role != Role::Ephemeral),
-        user: progress.filter(|_| shown).and_then(|p| p.user.clone()).map(|(uid, gid, groups)| ContainerUser {
-            linux: Some(LinuxContainerUser { uid, gid, supplemental_groups: Some(groups) }),
+        resources: (shown && item.role != Role::Ephemeral).then(|| ResourceRequirements {
+            claims: None,
+            limits: configured.limits.clone(),
+            requests: configured.requests.clone(),
         }),
+        allocated_resources: configured
+            .requests
+            .filter(|_| shown && item.role != Role::Ephemeral),
+        user: progress
+            .filter(|_| shown)
+            .and_then(|p| p.user.clone())
+            .map(|(uid, gid, groups)| ContainerUser {
+                linux: Some(LinuxContainerUser {
+                    uid,
+                    gid,
+                    supplemental_groups: Some(groups),
+                }),
+            }),
         volume_mounts: shown.then(|| volume_mounts(item)).filter(|v| !v.is_empty()),
         state: Some(state),
         last_state: Some(last_state.unwrap_or_default()),
@@ -286,11 +395,22 @@ fn phase(view: &View<'_>, init: &[ApiContainer], apps: &[ApiContainer]) -> Strin
         return "Failed".to_owned();
     }
     let over = view.memory.stage == Stage::Terminated;
-    let code = |s: &ApiContainer| s.state.as_ref().and_then(|st| st.terminated.as_ref()).map(|t| t.exit_code);
+    let code = |s: &ApiContainer| {
+        s.state
+            .as_ref()
+            .and_then(|st| st.terminated.as_ref())
+            .map(|t| t.exit_code)
+    };
     let live = |s: &ApiContainer| s.state.as_ref().is_some_and(|st| st.running.is_some());
-    let ran = |s: &ApiContainer| s.last_state.as_ref().is_some_and(|st| st.terminated.is_some());
+    let ran = |s: &ApiContainer| {
+        s.last_state
+            .as_ref()
+            .is_some_and(|st| st.terminated.is_some())
+    };
     let item = |s: &ApiContainer| view.items.iter().find(|i| i.name() == s.name);
-    let again = |s: &ApiContainer, c: i32| !over && item(s).is_some_and(|i| containers::restarts(view.pod, i, c));
+    let again = |s: &ApiContainer, c: i32| {
+        !over && item(s).is_some_and(|i| containers::restarts(view.pod, i, c))
+    };
     for status in init {
         let is_sidecar = item(status).is_some_and(|i| i.role == Role::Sidecar);
         if !is_sidecar && code(status).is_some_and(|c| c != 0 && !again(status, c)) {
@@ -300,17 +420,27 @@ fn phase(view: &View<'_>, init: &[ApiContainer], apps: &[ApiContainer]) -> Strin
     if over {
         // The pod was stopped: what ended cleanly succeeded, what never ran did not.
         let good = apps.iter().all(|s| code(s) == Some(0));
-        return if good && !apps.is_empty() { "Succeeded" } else { "Failed" }.to_owned();
+        return if good && !apps.is_empty() {
+            "Succeeded"
+        } else {
+            "Failed"
+        }
+        .to_owned();
     }
     let pending_init = !plan::initialized(view.items, view.sandbox, view.memory);
     let never_started = |s: &ApiContainer| !live(s) && code(s).is_none() && !ran(s);
     if pending_init && apps.iter().all(never_started) {
         return "Pending".to_owned();
     }
-    if apps.iter().any(never_started) && !apps.iter().any(|s| live(s) || ran(s) || code(s).is_some()) {
+    if apps.iter().any(never_started)
+        && !apps.iter().any(|s| live(s) || ran(s) || code(s).is_some())
+    {
         return "Pending".to_owned();
     }
-    if apps.iter().any(|s| never_started(s) && s.state.as_ref().is_some_and(|st| st.waiting.is_some())) {
+    if apps
+        .iter()
+        .any(|s| never_started(s) && s.state.as_ref().is_some_and(|st| st.waiting.is_some()))
+    {
         return "Pending".to_owned();
     }
     let all_over = !apps.is_empty() && apps.iter().all(|s| code(s).is_some_and(|c| !again(s, c)));
@@ -334,33 +464,67 @@ fn unready(names: &[&ApiContainer]) -> Option<String> {
     (!names.is_empty()).then(|| format!("containers with unready status: [{}]", names.join(" ")))
 }
 
-fn conditions(view: &View<'_>, phase: &str, init: &[ApiContainer], apps: &[ApiContainer], passed: bool) -> Vec<PodCondition> {
+fn conditions(
+    view: &View<'_>,
+    phase: &str,
+    init: &[ApiContainer],
+    apps: &[ApiContainer],
+    passed: bool,
+) -> Vec<PodCondition> {
     let failed = phase == "Failed";
     let succeeded = phase == "Succeeded";
     let over = |type_: &'static str, succeeded: bool| Verdict {
         type_,
         status: false,
-        reason: Some(if succeeded { "PodCompleted" } else { "PodFailed" }),
+        reason: Some(if succeeded {
+            "PodCompleted"
+        } else {
+            "PodFailed"
+        }),
         message: None,
     };
     let has_sandbox = view.sandbox.is_some_and(|s| s.ready) && !view.memory.torn_down;
-    let ready_to_start = Verdict { type_: "PodReadyToStartContainers", status: has_sandbox, reason: None, message: None };
+    let ready_to_start = Verdict {
+        type_: "PodReadyToStartContainers",
+        status: has_sandbox,
+        reason: None,
+        message: None,
+    };
     let initialized = {
-        let open: Vec<&str> = init.iter().filter(|s| !s.ready && s.started != Some(true)).map(|s| s.name.as_str()).collect();
+        let open: Vec<&str> = init
+            .iter()
+            .filter(|s| !s.ready && s.started != Some(true))
+            .map(|s| s.name.as_str())
+            .collect();
         let ok = passed || succeeded || init.is_empty();
-        let message = (!ok && !open.is_empty()).then(|| format!("containers with incomplete status: [{}]", open.join(" ")));
+        let message = (!ok && !open.is_empty())
+            .then(|| format!("containers with incomplete status: [{}]", open.join(" ")));
         Verdict {
             type_: "Initialized",
             status: ok && (!failed || passed),
-            reason: if succeeded { Some("PodCompleted") } else if ok { None } else { Some("ContainersNotInitialized") },
+            reason: if succeeded {
+                Some("PodCompleted")
+            } else if ok {
+                None
+            } else {
+                Some("ContainersNotInitialized")
+            },
             message,
         }
     };
     let sidecars: Vec<&ApiContainer> = init
         .iter()
-        .filter(|s| view.items.iter().any(|i| i.role == Role::Sidecar && i.name() == s.name))
+        .filter(|s| {
+            view.items
+                .iter()
+                .any(|i| i.role == Role::Sidecar && i.name() == s.name)
+        })
         .collect();
-    let open: Vec<&ApiContainer> = sidecars.into_iter().chain(apps).filter(|s| !s.ready).collect();
+    let open: Vec<&ApiContainer> = sidecars
+        .into_iter()
+        .chain(apps)
+        .filter(|s| !s.ready)
+        .collect();
     let containers_ready = if failed || succeeded {
         over("ContainersReady", succeeded)
     } else {
@@ -373,13 +537,31 @@ fn conditions(view: &View<'_>, phase: &str, init: &[ApiContainer], apps: &[ApiCo
         }
     };
     let ready = ready_condition(view, &containers_ready);
-    let scheduled = Verdict { type_: "PodScheduled", status: true, reason: None, message: None };
-    let mut list: Vec<PodCondition> = [ready_to_start, initialized, ready, containers_ready, scheduled]
-        .into_iter()
-        .map(|verdict| stamp(view, verdict))
+    let scheduled = Verdict {
+        type_: "PodScheduled",
+        status: true,
+        reason: None,
+        message: None,
+    };
+    let mut list: Vec<PodCondition> = [
+        ready_to_start,
+        initialized,
+        ready,
+        containers_ready,
+        scheduled,
+    ]
+    .into_iter()
+    .map(|verdict| stamp(view, verdict))
+    .collect();
+    let others = view
+        .pod
+        .status
+        .iter()
+        .flat_map(|s| s.conditions.iter().flatten());
+    let foreign: Vec<PodCondition> = others
+        .filter(|c| !list.iter().any(|n| n.type_ == c.type_))
+        .cloned()
         .collect();
-    let others = view.pod.status.iter().flat_map(|s| s.conditions.iter().flatten());
-    let foreign: Vec<PodCondition> = others.filter(|c| !list.iter().any(|n| n.type_ == c.type_)).cloned().collect();
     list.extend(foreign);
     list
 }
@@ -394,12 +576,22 @@ fn ready_condition(view: &View<'_>, containers_ready: &Verdict) -> Verdict {
         };
     }
     let given = view.pod.status.as_ref().and_then(|s| s.conditions.as_ref());
-    let gates = view.pod.spec.iter().flat_map(|s| s.readiness_gates.iter().flatten());
+    let gates = view
+        .pod
+        .spec
+        .iter()
+        .flat_map(|s| s.readiness_gates.iter().flatten());
     let mut open = Vec::new();
     for gate in gates {
-        let found = given.into_iter().flatten().find(|c| c.type_ == gate.condition_type);
+        let found = given
+            .into_iter()
+            .flatten()
+            .find(|c| c.type_ == gate.condition_type);
         match found {
-            None => open.push(format!("corresponding condition of pod readiness gate {:?} does not exist.", gate.condition_type)),
+            None => open.push(format!(
+                "corresponding condition of pod readiness gate {:?} does not exist.",
+                gate.condition_type
+            )),
             Some(c) if c.status != "True" => open.push(format!(
                 "the status of pod readiness gate {:?} is not \"True\", but {}",
                 gate.condition_type, c.status
@@ -418,8 +610,16 @@ fn ready_condition(view: &View<'_>, containers_ready: &Verdict) -> Verdict {
 /// A condition with its transition time: the old one while the status is the same.
 fn stamp(view: &View<'_>, verdict: Verdict) -> PodCondition {
     let status = if verdict.status { "True" } else { "False" };
-    let before = view.memory.last.conditions.iter().flatten().find(|c| c.type_ == verdict.type_);
-    let since = before.filter(|c| c.status == status).and_then(|c| c.last_transition_time.clone());
+    let before = view
+        .memory
+        .last
+        .conditions
+        .iter()
+        .flatten()
+        .find(|c| c.type_ == verdict.type_);
+    let since = before
+        .filter(|c| c.status == status)
+        .and_then(|c| c.last_transition_time.clone());
     PodCondition {
         type_: verdict.type_.to_owned(),
         status: status.to_owned(),

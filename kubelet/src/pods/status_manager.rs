@@ -15,8 +15,15 @@ use serde_json::{Map, Value, json};
 use tokio::sync::Notify;
 
 /// Conditions that this kubelet owns.
-const OWN_CONDITIONS: &[&str] =
-    &["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled", "PodResizePending", "PodResizeInProgress"];
+const OWN_CONDITIONS: &[&str] = &[
+    "PodReadyToStartContainers",
+    "Initialized",
+    "Ready",
+    "ContainersReady",
+    "PodScheduled",
+    "PodResizePending",
+    "PodResizeInProgress",
+];
 
 /// Most patches under way at once.
 const PARALLEL: usize = 16;
@@ -62,7 +69,9 @@ fn target(pod: &Pod) -> Target {
 
 /// The strategic merge patch from one status to another; `None` if nothing differs.
 pub fn patch(old: &PodStatus, new: &PodStatus) -> Result<Option<Value>, serde_json::Error> {
-    let (Value::Object(old), Value::Object(new)) = (serde_json::to_value(old)?, serde_json::to_value(new)?) else {
+    let (Value::Object(old), Value::Object(new)) =
+        (serde_json::to_value(old)?, serde_json::to_value(new)?)
+    else {
         return Ok(None);
     };
     let mut patch = Map::new();
@@ -101,7 +110,9 @@ fn changed_conditions(old: Option<&Value>, new: &Value) -> Vec<Value> {
     let old = old.and_then(Value::as_array);
     let list = new.as_array().into_iter().flatten();
     list.filter(|condition| {
-        let own = condition["type"].as_str().is_some_and(|t| OWN_CONDITIONS.contains(&t));
+        let own = condition["type"]
+            .as_str()
+            .is_some_and(|t| OWN_CONDITIONS.contains(&t));
         own && !old.into_iter().flatten().any(|o| o == *condition)
     })
     .cloned()
@@ -111,7 +122,12 @@ fn changed_conditions(old: Option<&Value>, new: &Value) -> Vec<Value> {
 impl Statuses {
     /// None yet; without a client they are only kept.
     pub fn new(client: Option<Client>) -> Arc<Self> {
-        Arc::new(Self { client, entries: Mutex::default(), dirty: Mutex::default(), wake: Notify::new() })
+        Arc::new(Self {
+            client,
+            entries: Mutex::default(),
+            dirty: Mutex::default(),
+            wake: Notify::new(),
+        })
     }
 
     fn mark(&self, uid: &str) {
@@ -176,7 +192,9 @@ impl Statuses {
 
     /// Sends until dropped.
     pub async fn run(self: Arc<Self>) {
-        let Some(client) = self.client.clone() else { return std::future::pending().await };
+        let Some(client) = self.client.clone() else {
+            return std::future::pending().await;
+        };
         let mut under_way: HashSet<String> = HashSet::new();
         let mut sends = FuturesUnordered::new();
         loop {
@@ -206,7 +224,9 @@ impl Statuses {
     }
 
     async fn sync(self: &Arc<Self>, client: &Client, uid: &str) {
-        let Err(error) = self.send(client, uid).await else { return };
+        let Err(error) = self.send(client, uid).await else {
+            return;
+        };
         let failures = match lock(&self.entries).get_mut(uid) {
             Some(entry) => {
                 entry.failures += 1;
@@ -226,7 +246,14 @@ impl Statuses {
     async fn send(&self, client: &Client, uid: &str) -> Result<(), Error> {
         let Some((target, known, wanted, finished)) = ({
             let entries = lock(&self.entries);
-            entries.get(uid).filter(|e| !e.deleted).and_then(|e| Some((e.target.clone()?, e.known.clone(), e.wanted.clone(), e.finished)))
+            entries.get(uid).filter(|e| !e.deleted).and_then(|e| {
+                Some((
+                    e.target.clone()?,
+                    e.known.clone(),
+                    e.wanted.clone(),
+                    e.finished,
+                ))
+            })
         }) else {
             return Ok(());
         };
@@ -235,7 +262,14 @@ impl Statuses {
             && let Some(change) = patch(&known, &status).map_err(Error::SerdeError)?
         {
             let body = json!({"metadata": {"uid": target.uid}, "status": change});
-            match api.patch_status(&target.name, &PatchParams::default(), &Patch::Strategic(body)).await {
+            match api
+                .patch_status(
+                    &target.name,
+                    &PatchParams::default(),
+                    &Patch::Strategic(body),
+                )
+                .await
+            {
                 Ok(pod) => {
                     if let Some(entry) = lock(&self.entries).get_mut(uid) {
                         entry.failures = 0;
@@ -255,7 +289,10 @@ impl Statuses {
         if finished {
             let params = DeleteParams {
                 grace_period_seconds: Some(0),
-                preconditions: Some(Preconditions { uid: Some(target.uid.clone()), resource_version: None }),
+                preconditions: Some(Preconditions {
+                    uid: Some(target.uid.clone()),
+                    resource_version: None,
+                }),
                 ..DeleteParams::default()
             };
             match api.delete(&target.name, &params).await {
@@ -281,8 +318,12 @@ mod tests {
 
     #[test]
     fn only_what_changed_and_only_ours() {
-        let old = status(json!({"phase": "Pending", "reason": "X", "conditions": [{"type": "Ready", "status": "False"}, {"type": "Other", "status": "True"}], "podIPs": [{"ip": "1.1.1.1"}]}));
-        let new = status(json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}, {"type": "Other", "status": "False"}], "podIPs": [{"ip": "2.2.2.2"}]}));
+        let old = status(
+            json!({"phase": "Pending", "reason": "X", "conditions": [{"type": "Ready", "status": "False"}, {"type": "Other", "status": "True"}], "podIPs": [{"ip": "1.1.1.1"}]}),
+        );
+        let new = status(
+            json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}, {"type": "Other", "status": "False"}], "podIPs": [{"ip": "2.2.2.2"}]}),
+        );
         let patch = patch(&old, &new).unwrap().unwrap();
         assert_eq!(
             patch,

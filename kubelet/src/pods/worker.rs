@@ -108,7 +108,13 @@ pub fn new(host: Arc<Host>, desired: Desired, is_static: bool) -> (Worker, Handl
     let (reporter, reports) = mpsc::channel(64);
     let (verdict_sender, verdicts) = mpsc::channel(64);
     let (poke, refresh) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-    let handle = Handle { pod_ref: pod_ref.clone(), is_static, desired: sender, poke: poke.clone(), refresh: refresh.clone() };
+    let handle = Handle {
+        pod_ref: pod_ref.clone(),
+        is_static,
+        desired: sender,
+        poke: poke.clone(),
+        refresh: refresh.clone(),
+    };
     let worker = Worker {
         host,
         pod_ref,
@@ -183,8 +189,15 @@ impl Worker {
                 return;
             }
             let token_due = self.host.volumes.tokens.due(self.uid());
-            let wake = [plan.wake, token_due.filter(|_| self.memory.stage == Stage::Running)].into_iter().flatten().min();
-            let sleep = wake.map(|at| clock::until(self.host.clock.now(), at).max(Duration::from_millis(5)));
+            let wake = [
+                plan.wake,
+                token_due.filter(|_| self.memory.stage == Stage::Running),
+            ]
+            .into_iter()
+            .flatten()
+            .min();
+            let sleep = wake
+                .map(|at| clock::until(self.host.clock.now(), at).max(Duration::from_millis(5)));
             tokio::select! {
                 changed = self.desired.changed() => {
                     if changed.is_err() {
@@ -207,7 +220,11 @@ impl Worker {
     }
 
     fn waits_for_network(&self, pod: &Pod) -> bool {
-        let host_network = pod.spec.as_ref().and_then(|s| s.host_network).unwrap_or(false);
+        let host_network = pod
+            .spec
+            .as_ref()
+            .and_then(|s| s.host_network)
+            .unwrap_or(false);
         self.network_told && !host_network && !*self.host.network_ready.borrow()
     }
 
@@ -233,13 +250,17 @@ impl Worker {
         {
             self.memory.verdict = Some(verdict.clone());
             if self.memory.stage == Stage::Running {
-                self.memory.stage = Stage::Terminating { deadline: clock::after(now, self.grace(&desired.pod)) };
+                self.memory.stage = Stage::Terminating {
+                    deadline: clock::after(now, self.grace(&desired.pod)),
+                };
             }
         }
         if meta.deletion_timestamp.is_none() && !desired.gone {
             return;
         }
-        let seconds = meta.deletion_grace_period_seconds.and_then(|s| u64::try_from(s).ok());
+        let seconds = meta
+            .deletion_grace_period_seconds
+            .and_then(|s| u64::try_from(s).ok());
         let grace = seconds.map_or_else(|| self.grace(&desired.pod), Duration::from_secs);
         let deadline = clock::after(now, grace);
         match &mut self.memory.stage {
@@ -250,7 +271,11 @@ impl Worker {
     }
 
     fn grace(&self, pod: &Pod) -> Duration {
-        let seconds = pod.spec.as_ref().and_then(|s| s.termination_grace_period_seconds).unwrap_or(30);
+        let seconds = pod
+            .spec
+            .as_ref()
+            .and_then(|s| s.termination_grace_period_seconds)
+            .unwrap_or(30);
         Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
     }
 
@@ -259,25 +284,42 @@ impl Worker {
         super::lost::mark(&mut self.memory, sandbox, self.host.clock.now());
         let all = sandbox.map(|s| s.containers.as_slice()).unwrap_or_default();
         for found in all {
-            let Some(item) = items.iter().find(|i| i.name() == found.container.name) else { continue };
+            let Some(item) = items.iter().find(|i| i.name() == found.container.name) else {
+                continue;
+            };
             if let ContainerState::Exited { exit_code, .. } = found.state {
                 let container = &found.container;
                 let file = start::termination_file(&self.host, container);
                 let progress = self.memory.container(&container.name);
-                progress.messages.entry(container.attempt).or_insert_with(|| termination::read(&item.container, &file, &found.log_path, exit_code));
+                progress
+                    .messages
+                    .entry(container.attempt)
+                    .or_insert_with(|| {
+                        termination::read(&item.container, &file, &found.log_path, exit_code)
+                    });
             }
         }
         for item in items {
-            let Some(found) = containers::latest(sandbox, item.name()) else { continue };
+            let Some(found) = containers::latest(sandbox, item.name()) else {
+                continue;
+            };
             let running = containers::running(found);
-            let changed = running && Some(found.image.as_str()) != item.container.image.as_deref() && !found.image.is_empty();
+            let changed = running
+                && Some(found.image.as_str()) != item.container.image.as_deref()
+                && !found.image.is_empty();
             let progress = self.memory.container(item.name());
             if !running {
                 progress.doom = None;
                 progress.stopping = None;
                 progress.probed = super::memory::Probed::default();
             } else if changed && progress.doom.is_none() {
-                progress.doom = Some(Doom { message: format!("Container {} definition changed, will be restarted", item.name()), grace: None });
+                progress.doom = Some(Doom {
+                    message: format!(
+                        "Container {} definition changed, will be restarted",
+                        item.name()
+                    ),
+                    grace: None,
+                });
                 progress.image = ImageProgress::Unknown;
             }
         }
@@ -289,19 +331,27 @@ impl Worker {
 
     /// Starts probes of containers that run, ends those of containers that don't.
     fn watch_probes(&mut self, pod: &Arc<Pod>, items: &[Item], sandbox: Option<&SandboxStatus>) {
-        let alive = |c: &ContainerRef| containers::latest(sandbox, &c.name).is_some_and(|s| s.container == *c && containers::running(s));
+        let alive = |c: &ContainerRef| {
+            containers::latest(sandbox, &c.name)
+                .is_some_and(|s| s.container == *c && containers::running(s))
+        };
         self.probes.retain(|container, _| alive(container));
         let Some(sandbox) = sandbox else { return };
         for item in items {
-            let Some(found) = containers::latest(Some(sandbox), item.name()) else { continue };
-            let ContainerState::Running { started_at, .. } = found.state else { continue };
+            let Some(found) = containers::latest(Some(sandbox), item.name()) else {
+                continue;
+            };
+            let ContainerState::Running { started_at, .. } = found.state else {
+                continue;
+            };
             let own = &item.container;
             let wanted = [
                 (prober::Kind::Startup, own.startup_probe.as_ref()),
                 (prober::Kind::Liveness, own.liveness_probe.as_ref()),
                 (prober::Kind::Readiness, own.readiness_probe.as_ref()),
             ];
-            if self.probes.contains_key(&found.container) || wanted.iter().all(|(_, p)| p.is_none()) {
+            if self.probes.contains_key(&found.container) || wanted.iter().all(|(_, p)| p.is_none())
+            {
                 continue;
             }
             let (started, started_seen) = watch::channel(own.startup_probe.is_none());
@@ -322,14 +372,19 @@ impl Worker {
                 };
                 tasks.push(self.tasks.spawn(prober.run()));
             }
-            self.probes.insert(found.container.clone(), Probes { started, tasks });
+            self.probes
+                .insert(found.container.clone(), Probes { started, tasks });
         }
     }
 
     /// Gives running containers the limits their spec now asks for.
     async fn resize(&mut self, pod: &Pod, items: &[Item], sandbox: Option<&SandboxStatus>) {
         for item in items {
-            let Some(found) = containers::latest(sandbox, item.name()).filter(|s| containers::running(s)) else { continue };
+            let Some(found) =
+                containers::latest(sandbox, item.name()).filter(|s| containers::running(s))
+            else {
+                continue;
+            };
             let wanted = resources::of_container(pod, &item.container, &self.host.limits);
             match self.applied.get(&found.container) {
                 Some(applied) if *applied == wanted => continue,
@@ -337,19 +392,38 @@ impl Worker {
                 _ => {}
             }
             let first = !self.applied.contains_key(&found.container);
-            if let Err(error) = self.host.runtime.runtime.update_resources(&found.container, &wanted).await {
+            if let Err(error) = self
+                .host
+                .runtime
+                .runtime
+                .update_resources(&found.container, &wanted)
+                .await
+            {
                 tracing::warn!(%error, container = item.name(), "setting limits of a running container");
                 if !first {
                     let message = format!("Error resizing container {}: {error}", item.name());
-                    self.host.event(pod, Some(&item.field_path), Kind::Warning, "ResizeError", message);
+                    self.host.event(
+                        pod,
+                        Some(&item.field_path),
+                        Kind::Warning,
+                        "ResizeError",
+                        message,
+                    );
                 }
             }
             self.applied.insert(found.container.clone(), wanted);
         }
-        self.applied.retain(|c, _| containers::latest(sandbox, &c.name).is_some_and(|s| s.container == *c));
+        self.applied
+            .retain(|c, _| containers::latest(sandbox, &c.name).is_some_and(|s| s.container == *c));
     }
 
-    fn publish(&mut self, pod: &Pod, items: &[Item], sandbox: Option<&SandboxStatus>, desired: &Desired) {
+    fn publish(
+        &mut self,
+        pod: &Pod,
+        items: &[Item],
+        sandbox: Option<&SandboxStatus>,
+        desired: &Desired,
+    ) {
         let status = status::compute(&status::View {
             pod,
             items,
@@ -371,11 +445,18 @@ impl Worker {
 
     async fn refresh_volumes(&mut self, pod: &Pod) {
         if let Err(error) = self.host.volumes.set_up(pod, self.uid(), true).await {
-            self.host.event(pod, None, Kind::Warning, "FailedMount", error.to_string());
+            self.host
+                .event(pod, None, Kind::Warning, "FailedMount", error.to_string());
         }
     }
 
-    async fn perform(&mut self, step: plan::Step, pod: &Arc<Pod>, items: &[Item], sandbox: Option<&SandboxStatus>) {
+    async fn perform(
+        &mut self,
+        step: plan::Step,
+        pod: &Arc<Pod>,
+        items: &[Item],
+        sandbox: Option<&SandboxStatus>,
+    ) {
         let item = |name: &str| items.iter().find(|i| i.name() == name);
         let now = self.host.clock.now();
         match step {
@@ -384,7 +465,8 @@ impl Worker {
                 if !std::mem::replace(&mut self.network_told, true) {
                     let message = "network is not ready: container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady \
                                    message:Network plugin returns error: pod range not assigned";
-                    self.host.event(pod, None, Kind::Warning, "NetworkNotReady", message);
+                    self.host
+                        .event(pod, None, Kind::Warning, "NetworkNotReady", message);
                 }
             }
             plan::Step::RemoveSandbox => self.remove_dead_sandbox(pod).await,
@@ -406,7 +488,13 @@ impl Worker {
                         "Back-off restarting failed container {name} in pod {}_{}({})",
                         self.pod_ref.name, self.pod_ref.namespace, self.pod_ref.uid
                     );
-                    self.host.event(pod, Some(&item.field_path), Kind::Warning, "BackOff", message);
+                    self.host.event(
+                        pod,
+                        Some(&item.field_path),
+                        Kind::Warning,
+                        "BackOff",
+                        message,
+                    );
                 }
             }
             plan::Step::ImageBackOff(name) => {
@@ -414,18 +502,32 @@ impl Worker {
                     self.image_backoff(pod, item);
                 }
             }
-            plan::Step::Stop { container, grace, deadline } => {
+            plan::Step::Stop {
+                container,
+                grace,
+                deadline,
+            } => {
                 if let Some(item) = item(&container.name) {
                     self.stop(pod, item, container, grace, deadline, sandbox);
                 }
             }
             plan::Step::DeadlineExceeded => {
                 let message = "Pod was active on the node longer than the specified deadline";
-                self.memory.verdict = Some(Verdict { reason: "DeadlineExceeded".into(), message: message.into() });
-                self.host.event(pod, None, Kind::Normal, "DeadlineExceeded", message);
-                self.memory.stage = Stage::Terminating { deadline: clock::after(now, self.grace(pod)) };
+                self.memory.verdict = Some(Verdict {
+                    reason: "DeadlineExceeded".into(),
+                    message: message.into(),
+                });
+                self.host
+                    .event(pod, None, Kind::Normal, "DeadlineExceeded", message);
+                self.memory.stage = Stage::Terminating {
+                    deadline: clock::after(now, self.grace(pod)),
+                };
             }
-            plan::Step::Complete => self.memory.stage = Stage::Terminating { deadline: clock::after(now, self.grace(pod)) },
+            plan::Step::Complete => {
+                self.memory.stage = Stage::Terminating {
+                    deadline: clock::after(now, self.grace(pod)),
+                }
+            }
             plan::Step::TearDown => self.tear_down(sandbox).await,
         }
     }
@@ -434,13 +536,23 @@ impl Worker {
         let host = self.host.clone();
         let uid = self.pod_ref.uid.clone();
         let set_up = async {
-            if volumes { Some(host.volumes.set_up(pod, &uid, false).await) } else { None }
+            if volumes {
+                Some(host.volumes.set_up(pod, &uid, false).await)
+            } else {
+                None
+            }
         };
         let spec = super::sandbox::spec(&host, pod, &self.pod_ref);
         let run = async {
             if sandbox {
                 match &spec {
-                    Ok(spec) => Some(host.runtime.runtime.run_sandbox(spec).await.map_err(|e| e.to_string())),
+                    Ok(spec) => Some(
+                        host.runtime
+                            .runtime
+                            .run_sandbox(spec)
+                            .await
+                            .map_err(|e| e.to_string()),
+                    ),
                     Err(error) => Some(Err(error.to_string())),
                 }
             } else {
@@ -463,21 +575,25 @@ impl Worker {
             }
             Some(Err(error)) => {
                 failed = true;
-                self.host.event(pod, None, Kind::Warning, "FailedMount", error.to_string());
+                self.host
+                    .event(pod, None, Kind::Warning, "FailedMount", error.to_string());
             }
             None => {}
         }
         if let Some(Err(error)) = both.1 {
             failed = true;
             let message = format!("Failed to create pod sandbox: {error}");
-            self.host.event(pod, None, Kind::Warning, "FailedCreatePodSandBox", message);
+            self.host
+                .event(pod, None, Kind::Warning, "FailedCreatePodSandBox", message);
         }
         if failed {
             let wait = match self.memory.sandbox_backoff.delay() {
                 Duration::ZERO => Duration::from_secs(1),
                 delay => (delay / 5).min(Duration::from_secs(30)),
             };
-            self.memory.sandbox_backoff.next(now, now, Duration::from_secs(300));
+            self.memory
+                .sandbox_backoff
+                .next(now, now, Duration::from_secs(300));
             self.memory.blocked_until = Some(clock::after(now, wait));
         } else {
             self.memory.sandbox_backoff.reset();
@@ -486,7 +602,13 @@ impl Worker {
     }
 
     async fn remove_dead_sandbox(&mut self, pod: &Pod) {
-        self.host.event(pod, None, Kind::Normal, "SandboxChanged", "Pod sandbox changed, it will be killed and re-created.");
+        self.host.event(
+            pod,
+            None,
+            Kind::Normal,
+            "SandboxChanged",
+            "Pod sandbox changed, it will be killed and re-created.",
+        );
         let runtime = self.host.runtime.runtime.clone();
         let removed = match runtime.stop_sandbox(self.uid()).await {
             Ok(()) => runtime.remove_sandbox(self.uid()).await,
@@ -503,12 +625,19 @@ impl Worker {
     fn fetch_image(&mut self, pod: &Arc<Pod>, item: &Item) {
         let progress = self.memory.container(item.name());
         progress.image = ImageProgress::Fetching;
-        let (host, pod, item, uid) = (self.host.clone(), pod.clone(), item.clone(), self.pod_ref.uid.clone());
+        let (host, pod, item, uid) = (
+            self.host.clone(),
+            pod.clone(),
+            item.clone(),
+            self.pod_ref.uid.clone(),
+        );
         let reporter = self.reporter.clone();
         self.tasks.spawn(async move {
             let outcome = fetch::fetch(&host, &pod, &uid, &item).await;
             // The worker may have ended; then nobody needs to know.
-            let _ = reporter.send(Report::Fetched(item.name().to_owned(), outcome)).await;
+            let _ = reporter
+                .send(Report::Fetched(item.name().to_owned(), outcome))
+                .await;
         });
     }
 
@@ -518,25 +647,58 @@ impl Worker {
         if let ImageProgress::Failed { told, .. } = &mut progress.image {
             *told = true;
         }
-        let why = progress.waiting.take().map(|(reason, message)| format!(": {reason}: {message}")).unwrap_or_default();
-        progress.waiting = Some(("ImagePullBackOff".into(), format!("Back-off pulling image {image:?}{why}")));
+        let why = progress
+            .waiting
+            .take()
+            .map(|(reason, message)| format!(": {reason}: {message}"))
+            .unwrap_or_default();
+        progress.waiting = Some((
+            "ImagePullBackOff".into(),
+            format!("Back-off pulling image {image:?}{why}"),
+        ));
         let path = Some(item.field_path.as_str());
-        self.host.event(pod, path, Kind::Normal, "BackOff", format!("Back-off pulling image {image:?}"));
-        self.host.event(pod, path, Kind::Warning, "Failed", "Error: ImagePullBackOff");
+        self.host.event(
+            pod,
+            path,
+            Kind::Normal,
+            "BackOff",
+            format!("Back-off pulling image {image:?}"),
+        );
+        self.host.event(
+            pod,
+            path,
+            Kind::Warning,
+            "Failed",
+            "Error: ImagePullBackOff",
+        );
     }
 
     async fn start(&mut self, pod: &Arc<Pod>, item: &Item, attempt: u32, sandbox: &SandboxStatus) {
         let now = self.host.clock.now();
         let max = self.host.max_backoff();
         let progress = self.memory.container(item.name());
-        let ImageProgress::Present(image) = progress.image.clone() else { return };
+        let ImageProgress::Present(image) = progress.image.clone() else {
+            return;
+        };
         let before = containers::latest(Some(sandbox), item.name());
         if let Some(ContainerState::Exited { finished_at, .. }) = before.map(|s| &s.state) {
             progress.backoff.next(*finished_at, now, max);
         }
-        let request = start::Request { pod, pod_ref: &self.pod_ref, item, attempt, image: &image, volumes: &self.volumes, sandbox };
+        let request = start::Request {
+            pod,
+            pod_ref: &self.pod_ref,
+            item,
+            attempt,
+            image: &image,
+            volumes: &self.volumes,
+            sandbox,
+        };
         let outcome = start::start(&self.host, &request).await;
-        let container = ContainerRef { pod_uid: self.pod_ref.uid.clone(), name: item.name().to_owned(), attempt };
+        let container = ContainerRef {
+            pod_uid: self.pod_ref.uid.clone(),
+            name: item.name().to_owned(),
+            attempt,
+        };
         let progress = self.memory.container(item.name());
         // The image is looked up again for the next attempt: it may have been removed or pulled anew.
         progress.image = ImageProgress::Unknown;
@@ -557,16 +719,47 @@ impl Worker {
         }
     }
 
-    fn post_start(&mut self, pod: &Arc<Pod>, item: &Item, container: ContainerRef, sandbox: &SandboxStatus) {
-        let Some(hook) = item.container.lifecycle.as_ref().and_then(|l| l.post_start.clone()) else { return };
+    fn post_start(
+        &mut self,
+        pod: &Arc<Pod>,
+        item: &Item,
+        container: ContainerRef,
+        sandbox: &SandboxStatus,
+    ) {
+        let Some(hook) = item
+            .container
+            .lifecycle
+            .as_ref()
+            .and_then(|l| l.post_start.clone())
+        else {
+            return;
+        };
         self.memory.container(item.name()).busy = true;
-        let (host, pod, item, reporter) = (self.host.clone(), pod.clone(), item.clone(), self.reporter.clone());
+        let (host, pod, item, reporter) = (
+            self.host.clone(),
+            pod.clone(),
+            item.clone(),
+            self.reporter.clone(),
+        );
         let ip = start::pod_ips(&host, &pod, sandbox).first().copied();
         self.tasks.spawn(async move {
-            let place = super::lifecycle::Place { pod: &pod, item: &item, container: &container, ip };
-            let outcome = super::lifecycle::run_hook(&host, &place, &hook).await.map_err(|e| e.to_string());
+            let place = super::lifecycle::Place {
+                pod: &pod,
+                item: &item,
+                container: &container,
+                ip,
+            };
+            let outcome = super::lifecycle::run_hook(&host, &place, &hook)
+                .await
+                .map_err(|e| e.to_string());
             if outcome.is_err() {
-                host.event(&pod, Some(&item.field_path), Kind::Warning, "FailedPostStartHook", "PostStartHook failed");
+                host.event(
+                    &pod,
+                    Some(&item.field_path),
+                    Kind::Warning,
+                    "FailedPostStartHook",
+                    "PostStartHook failed",
+                );
             }
             let _ = reporter.send(Report::Hooked(container, outcome)).await;
         });
@@ -574,18 +767,38 @@ impl Worker {
 
     /// Removes attempts that no `kubectl logs --previous` asks for any more.
     async fn prune(&mut self, item: &Item, attempt: u32, sandbox: &SandboxStatus) {
-        let old = sandbox.containers.iter().filter(|c| c.container.name == item.name() && c.container.attempt + 1 < attempt);
+        let old = sandbox
+            .containers
+            .iter()
+            .filter(|c| c.container.name == item.name() && c.container.attempt + 1 < attempt);
         for status in old {
-            if let Err(error) = self.host.runtime.runtime.remove_container(&status.container).await {
+            if let Err(error) = self
+                .host
+                .runtime
+                .runtime
+                .remove_container(&status.container)
+                .await
+            {
                 tracing::warn!(%error, container = item.name(), "removing an old attempt");
                 continue;
             }
             super::logs::remove(&self.host, &self.pod_ref, status);
-            self.memory.container(item.name()).messages.remove(&status.container.attempt);
+            self.memory
+                .container(item.name())
+                .messages
+                .remove(&status.container.attempt);
         }
     }
 
-    fn stop(&mut self, pod: &Arc<Pod>, item: &Item, container: ContainerRef, grace: Duration, deadline: Timestamp, sandbox: Option<&SandboxStatus>) {
+    fn stop(
+        &mut self,
+        pod: &Arc<Pod>,
+        item: &Item,
+        container: ContainerRef,
+        grace: Duration,
+        deadline: Timestamp,
+        sandbox: Option<&SandboxStatus>,
+    ) {
         let progress = self.memory.container(&container.name);
         progress.stopping = Some(deadline);
         let message = match &progress.doom {
@@ -593,10 +806,22 @@ impl Worker {
             None => format!("Stopping container {}", container.name),
         };
         let ip = sandbox.and_then(|s| start::pod_ips(&self.host, pod, s).first().copied());
-        let (host, pod, item, reporter) = (self.host.clone(), pod.clone(), item.clone(), self.reporter.clone());
+        let (host, pod, item, reporter) = (
+            self.host.clone(),
+            pod.clone(),
+            item.clone(),
+            self.reporter.clone(),
+        );
         self.tasks.spawn(async move {
-            let place = super::lifecycle::Place { pod: &pod, item: &item, container: &container, ip };
-            let outcome = super::lifecycle::stop(&host, &place, grace, &message).await.map_err(|e| e.to_string());
+            let place = super::lifecycle::Place {
+                pod: &pod,
+                item: &item,
+                container: &container,
+                ip,
+            };
+            let outcome = super::lifecycle::stop(&host, &place, grace, &message)
+                .await
+                .map_err(|e| e.to_string());
             let _ = reporter.send(Report::Stopped(container, outcome)).await;
         });
     }
@@ -612,11 +837,17 @@ impl Worker {
             }
             Report::Fetched(name, Err(failure)) => {
                 let progress = self.memory.container(&name);
-                progress.pull_backoff.next(now, now, Duration::from_secs(300));
+                progress
+                    .pull_backoff
+                    .next(now, now, Duration::from_secs(300));
                 let retry_at = clock::after(now, progress.pull_backoff.delay());
                 let told = !matches!(failure.reason, "ErrImagePull" | "RegistryUnavailable");
                 progress.waiting = Some((failure.reason.to_owned(), failure.message));
-                progress.image = ImageProgress::Failed { since: now, retry_at, told };
+                progress.image = ImageProgress::Failed {
+                    since: now,
+                    retry_at,
+                    told,
+                };
             }
             Report::Stopped(container, outcome) => {
                 let progress = self.memory.container(&container.name);
@@ -638,7 +869,10 @@ impl Worker {
                 progress.post_started = Some(container.attempt);
                 if let Err(error) = outcome {
                     tracing::debug!(%error, container = %container.name, "postStart hook failed");
-                    progress.doom = Some(Doom { message: "FailedPostStartHook".into(), grace: None });
+                    progress.doom = Some(Doom {
+                        message: "FailedPostStartHook".into(),
+                        grace: None,
+                    });
                 }
             }
             Report::Probed(verdict) => self.absorb_verdict(&verdict, items),
@@ -650,12 +884,25 @@ impl Worker {
             return;
         }
         let name = &verdict.container.name;
-        let Some(item) = items.iter().find(|i| i.name() == name) else { return };
-        let own_grace = |probe: Option<&k8s_openapi::api::core::v1::Probe>| {
-            probe.and_then(|p| p.termination_grace_period_seconds).and_then(|s| u64::try_from(s).ok()).map(Duration::from_secs)
+        let Some(item) = items.iter().find(|i| i.name() == name) else {
+            return;
         };
-        let (startup, liveness) = (own_grace(item.container.startup_probe.as_ref()), own_grace(item.container.liveness_probe.as_ref()));
-        let doom = |word: &str, grace| Some(Doom { message: format!("Container {name} failed {word} probe, will be restarted"), grace });
+        let own_grace = |probe: Option<&k8s_openapi::api::core::v1::Probe>| {
+            probe
+                .and_then(|p| p.termination_grace_period_seconds)
+                .and_then(|s| u64::try_from(s).ok())
+                .map(Duration::from_secs)
+        };
+        let (startup, liveness) = (
+            own_grace(item.container.startup_probe.as_ref()),
+            own_grace(item.container.liveness_probe.as_ref()),
+        );
+        let doom = |word: &str, grace| {
+            Some(Doom {
+                message: format!("Container {name} failed {word} probe, will be restarted"),
+                grace,
+            })
+        };
         let progress = self.memory.container(name);
         match (verdict.kind, verdict.healthy) {
             (prober::Kind::Readiness, healthy) => progress.probed.readiness = Some(healthy),
@@ -707,7 +954,8 @@ impl Worker {
 
 /// Resolves when the pod is to end.
 async fn wait_for_end(desired: &mut watch::Receiver<Desired>) {
-    let ends = |d: &Desired| d.gone || d.verdict.is_some() || d.pod.metadata.deletion_timestamp.is_some();
+    let ends =
+        |d: &Desired| d.gone || d.verdict.is_some() || d.pod.metadata.deletion_timestamp.is_some();
     if desired.wait_for(|d| ends(d)).await.is_err() {
         std::future::pending::<()>().await;
     }

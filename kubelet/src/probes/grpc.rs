@@ -24,8 +24,17 @@ struct CheckResponse {
 
 /// `Ok` if the service says that it serves.
 pub async fn check(host: &str, port: u16, service: &str, timeout: Duration) -> Result<(), String> {
-    let place = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
-    let late = || format!("timeout: failed to connect service {place:?} within {}s: context deadline exceeded", timeout.as_secs());
+    let place = if host.contains(':') {
+        format!("[{host}]:{port}")
+    } else {
+        format!("{host}:{port}")
+    };
+    let late = || {
+        format!(
+            "timeout: failed to connect service {place:?} within {}s: context deadline exceeded",
+            timeout.as_secs()
+        )
+    };
     match tokio::time::timeout(timeout, ask(&place, service, timeout)).await {
         Ok(answer) => answer,
         Err(_) => Err(late()),
@@ -38,12 +47,24 @@ async fn ask(place: &str, service: &str, timeout: Duration) -> Result<(), String
         .connect_timeout(timeout)
         .user_agent("kube-probe/1.36")
         .map_err(|e| e.to_string())?;
-    let channel = endpoint.connect().await.map_err(|e| format!("timeout: failed to connect service {place:?}: {e}"))?;
+    let channel = endpoint
+        .connect()
+        .await
+        .map_err(|e| format!("timeout: failed to connect service {place:?}: {e}"))?;
     let mut client = Grpc::new(channel);
     client.ready().await.map_err(|e| e.to_string())?;
     let path = PathAndQuery::from_static("/grpc.health.v1.Health/Check");
     let codec: ProstCodec<CheckRequest, CheckResponse> = ProstCodec::default();
-    match client.unary(Request::new(CheckRequest { service: service.to_owned() }), path, codec).await {
+    match client
+        .unary(
+            Request::new(CheckRequest {
+                service: service.to_owned(),
+            }),
+            path,
+            codec,
+        )
+        .await
+    {
         Ok(answer) => match answer.into_inner().status {
             1 => Ok(()),
             other => {
@@ -56,9 +77,13 @@ async fn ask(place: &str, service: &str, timeout: Duration) -> Result<(), String
                 Err(format!("service unhealthy (responded with {name:?})"))
             }
         },
-        Err(status) if status.code() == Code::Unimplemented => {
-            Err(format!("error: this server does not implement the grpc health protocol (grpc.health.v1.Health): {}", status.message()))
-        }
-        Err(status) => Err(format!("error: health rpc probe failed: {}", status.message())),
+        Err(status) if status.code() == Code::Unimplemented => Err(format!(
+            "error: this server does not implement the grpc health protocol (grpc.health.v1.Health): {}",
+            status.message()
+        )),
+        Err(status) => Err(format!(
+            "error: health rpc probe failed: {}",
+            status.message()
+        )),
     }
 }

@@ -80,15 +80,28 @@ pub struct Counter {
 impl Counter {
     /// Notes a result; the verdict once as many in a row agree as are asked for.
     pub fn note(&mut self, healthy: bool, probe: &Probe) -> Option<bool> {
-        self.run = if self.last == Some(healthy) { self.run.saturating_add(1) } else { 1 };
+        self.run = if self.last == Some(healthy) {
+            self.run.saturating_add(1)
+        } else {
+            1
+        };
         self.last = Some(healthy);
-        let wanted = if healthy { probe.success_threshold.unwrap_or(1) } else { probe.failure_threshold.unwrap_or(3) };
+        let wanted = if healthy {
+            probe.success_threshold.unwrap_or(1)
+        } else {
+            probe.failure_threshold.unwrap_or(3)
+        };
         (self.run >= wanted.max(1)).then_some(healthy)
     }
 }
 
 fn seconds(value: Option<i32>, default: u64) -> Duration {
-    Duration::from_secs(value.and_then(|s| u64::try_from(s).ok()).filter(|s| *s > 0).unwrap_or(default))
+    Duration::from_secs(
+        value
+            .and_then(|s| u64::try_from(s).ok())
+            .filter(|s| *s > 0)
+            .unwrap_or(default),
+    )
 }
 
 impl Prober {
@@ -97,11 +110,22 @@ impl Prober {
         let own = &self.item.container;
         let host = |given: Option<&String>| match given.filter(|h| !h.is_empty()) {
             Some(host) => Ok(host.clone()),
-            None => self.ip.map(|ip| ip.to_string()).ok_or_else(|| "the pod has no address".to_owned()),
+            None => self
+                .ip
+                .map(|ip| ip.to_string())
+                .ok_or_else(|| "the pod has no address".to_owned()),
         };
         if let Some(action) = &self.probe.exec {
             let command = action.command.clone().unwrap_or_default();
-            return match exec::run(&*self.host.runtime.runtime, &self.container, &command, Some(timeout), 10 << 10).await {
+            return match exec::run(
+                &*self.host.runtime.runtime,
+                &self.container,
+                &command,
+                Some(timeout),
+                10 << 10,
+            )
+            .await
+            {
                 Ok(outcome) if outcome.code == 0 => Ok(()),
                 Ok(outcome) => Err(outcome.output),
                 Err(error) => Err(error.to_string()),
@@ -111,17 +135,34 @@ impl Prober {
             let target = http::Target::of(action, own, self.ip)?;
             return match http::get(&target, timeout).await {
                 Ok(answer) if (200..400).contains(&answer.status) => Ok(()),
-                Ok(answer) => Err(format!("HTTP probe failed with statuscode: {}", answer.status)),
-                Err(error @ http::HttpError::Timeout) => Err(format!("Get {:?}: {error}", target.url())),
+                Ok(answer) => Err(format!(
+                    "HTTP probe failed with statuscode: {}",
+                    answer.status
+                )),
+                Err(error @ http::HttpError::Timeout) => {
+                    Err(format!("Get {:?}: {error}", target.url()))
+                }
                 Err(error) => Err(error.to_string()),
             };
         }
         if let Some(action) = &self.probe.tcp_socket {
-            return tcp::connect(&host(action.host.as_ref())?, http::port(&action.port, own)?, timeout).await;
+            return tcp::connect(
+                &host(action.host.as_ref())?,
+                http::port(&action.port, own)?,
+                timeout,
+            )
+            .await;
         }
         if let Some(action) = &self.probe.grpc {
-            let port = u16::try_from(action.port).map_err(|_| format!("invalid port number: {}", action.port))?;
-            return grpc::check(&host(None)?, port, action.service.as_deref().unwrap_or_default(), timeout).await;
+            let port = u16::try_from(action.port)
+                .map_err(|_| format!("invalid port number: {}", action.port))?;
+            return grpc::check(
+                &host(None)?,
+                port,
+                action.service.as_deref().unwrap_or_default(),
+                timeout,
+            )
+            .await;
         }
         Err("missing probe handler".into())
     }
@@ -145,13 +186,27 @@ impl Prober {
             let answer = self.ask().await;
             if let Err(why) = &answer {
                 let message = format!("{} probe failed: {why}", self.kind.word());
-                self.host.event(&self.pod, Some(&self.item.field_path), EventKind::Warning, "Unhealthy", message);
+                self.host.event(
+                    &self.pod,
+                    Some(&self.item.field_path),
+                    EventKind::Warning,
+                    "Unhealthy",
+                    message,
+                );
             }
-            let Some(healthy) = counter.note(answer.is_ok(), &self.probe) else { continue };
+            let Some(healthy) = counter.note(answer.is_ok(), &self.probe) else {
+                continue;
+            };
             if told != Some(healthy) {
                 told = Some(healthy);
-                let verdict = Verdict { container: self.container.clone(), kind: self.kind, healthy };
-                if self.verdicts.send(verdict).await.is_err() || (self.kind == Kind::Startup && healthy) {
+                let verdict = Verdict {
+                    container: self.container.clone(),
+                    kind: self.kind,
+                    healthy,
+                };
+                if self.verdicts.send(verdict).await.is_err()
+                    || (self.kind == Kind::Startup && healthy)
+                {
                     return;
                 }
             }
@@ -165,9 +220,18 @@ mod tests {
 
     #[test]
     fn thresholds_in_a_row() {
-        let probe = Probe { success_threshold: Some(2), failure_threshold: Some(3), ..Probe::default() };
+        let probe = Probe {
+            success_threshold: Some(2),
+            failure_threshold: Some(3),
+            ..Probe::default()
+        };
         let mut counter = Counter::default();
-        let verdicts: Vec<_> = [true, false, true, true, false, false, false].map(|h| counter.note(h, &probe)).into();
-        assert_eq!(verdicts, [None, None, None, Some(true), None, None, Some(false)]);
+        let verdicts: Vec<_> = [true, false, true, true, false, false, false]
+            .map(|h| counter.note(h, &probe))
+            .into();
+        assert_eq!(
+            verdicts,
+            [None, None, None, Some(true), None, None, Some(false)]
+        );
     }
 }

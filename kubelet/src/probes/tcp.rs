@@ -6,7 +6,11 @@ use tokio::net::TcpStream;
 
 /// `Ok` if it could be opened in time.
 pub async fn connect(host: &str, port: u16, timeout: Duration) -> Result<(), String> {
-    let place = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+    let place = if host.contains(':') {
+        format!("[{host}]:{port}")
+    } else {
+        format!("{host}:{port}")
+    };
     match tokio::time::timeout(timeout, TcpStream::connect((host, port))).await {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused => {

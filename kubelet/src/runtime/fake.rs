@@ -11,8 +11,9 @@ use jiff::Timestamp;
 use tokio::sync::{broadcast, oneshot};
 
 use super::{
-    ContainerRef, ContainerSpec, ContainerState, ContainerStatus, ExecRequest, Image, Images, RegistryAuth, Resources, Result,
-    Runtime, RuntimeError, RuntimeEvent, SandboxSpec, SandboxStatus, Session, Usage,
+    ContainerRef, ContainerSpec, ContainerState, ContainerStatus, ExecRequest, Image, Images,
+    RegistryAuth, Resources, Result, Runtime, RuntimeError, RuntimeEvent, SandboxSpec,
+    SandboxStatus, Session, Usage,
 };
 
 /// How a started container behaves.
@@ -50,7 +51,10 @@ impl Fake {
     pub fn new(images: &[&str]) -> std::sync::Arc<Self> {
         let images = images.iter().map(|i| ((*i).to_owned(), image(i))).collect();
         std::sync::Arc::new_cyclic(|this| Self {
-            state: Mutex::new(State { images, ..State::default() }),
+            state: Mutex::new(State {
+                images,
+                ..State::default()
+            }),
             events: broadcast::channel(256).0,
             this: this.clone(),
         })
@@ -67,7 +71,9 @@ impl Fake {
 
     /// Says how containers of a name behave.
     pub fn behave(&self, container: &str, behaviour: Behaviour) {
-        self.lock().behaviour.insert(container.to_owned(), behaviour);
+        self.lock()
+            .behaviour
+            .insert(container.to_owned(), behaviour);
     }
 
     /// Makes pulls of an image fail; `None` lets them succeed.
@@ -108,7 +114,9 @@ impl Fake {
                 message: String::new(),
             };
             drop(state);
-            let _ = self.events.send(RuntimeEvent::ContainerChanged(container.clone()));
+            let _ = self
+                .events
+                .send(RuntimeEvent::ContainerChanged(container.clone()));
         }
     }
 
@@ -140,11 +148,19 @@ fn image(reference: &str) -> Image {
 }
 
 fn find<'a>(state: &'a mut State, container: &ContainerRef) -> Option<&'a mut ContainerStatus> {
-    state.sandboxes.get_mut(&container.pod_uid)?.containers.iter_mut().find(|c| c.container == *container)
+    state
+        .sandboxes
+        .get_mut(&container.pod_uid)?
+        .containers
+        .iter_mut()
+        .find(|c| c.container == *container)
 }
 
 fn missing(container: &ContainerRef) -> RuntimeError {
-    RuntimeError::NotFound(format!("container {}/{}", container.pod_uid, container.name))
+    RuntimeError::NotFound(format!(
+        "container {}/{}",
+        container.pod_uid, container.name
+    ))
 }
 
 #[async_trait]
@@ -154,9 +170,24 @@ impl Runtime for Fake {
         state.calls.push(format!("run_sandbox {}", spec.pod.name));
         state.next_ip += 1;
         let now = state.now.map_or_else(Timestamp::now, |c| c.now());
-        let ips = if spec.namespaces.host_network { vec![] } else { vec![IpAddr::from([10, 244, 0, state.next_ip])] };
-        let status = SandboxStatus { pod: spec.pod.clone(), ips, ready: true, created_at: now, netns: None, containers: vec![] };
-        Ok(state.sandboxes.entry(spec.pod.uid.clone()).or_insert(status).clone())
+        let ips = if spec.namespaces.host_network {
+            vec![]
+        } else {
+            vec![IpAddr::from([10, 244, 0, state.next_ip])]
+        };
+        let status = SandboxStatus {
+            pod: spec.pod.clone(),
+            ips,
+            ready: true,
+            created_at: now,
+            netns: None,
+            containers: vec![],
+        };
+        Ok(state
+            .sandboxes
+            .entry(spec.pod.uid.clone())
+            .or_insert(status)
+            .clone())
     }
 
     async fn stop_sandbox(&self, pod_uid: &str) -> Result<()> {
@@ -185,7 +216,10 @@ impl Runtime for Fake {
 
     async fn create_container(&self, spec: &ContainerSpec) -> Result<ContainerStatus> {
         let mut state = self.lock();
-        state.calls.push(format!("create {}#{}", spec.container.name, spec.container.attempt));
+        state.calls.push(format!(
+            "create {}#{}",
+            spec.container.name, spec.container.attempt
+        ));
         let status = ContainerStatus {
             container: spec.container.clone(),
             id: format!("keelson://{:0>64}", format!("{:x}", state.specs.len() + 1)),
@@ -195,7 +229,10 @@ impl Runtime for Fake {
             log_path: spec.log_path.clone(),
         };
         state.specs.insert(spec.container.clone(), spec.clone());
-        let sandbox = state.sandboxes.get_mut(&spec.container.pod_uid).ok_or_else(|| missing(&spec.container))?;
+        let sandbox = state
+            .sandboxes
+            .get_mut(&spec.container.pod_uid)
+            .ok_or_else(|| missing(&spec.container))?;
         sandbox.containers.retain(|c| c.container != spec.container);
         sandbox.containers.push(status.clone());
         Ok(status)
@@ -203,11 +240,20 @@ impl Runtime for Fake {
 
     async fn start_container(&self, container: &ContainerRef) -> Result<ContainerStatus> {
         let mut state = self.lock();
-        state.calls.push(format!("start {}#{}", container.name, container.attempt));
+        state
+            .calls
+            .push(format!("start {}#{}", container.name, container.attempt));
         let now = state.now.map_or_else(Timestamp::now, |c| c.now());
-        let behaviour = state.behaviour.get(&container.name).cloned().unwrap_or_default();
+        let behaviour = state
+            .behaviour
+            .get(&container.name)
+            .cloned()
+            .unwrap_or_default();
         let status = find(&mut state, container).ok_or_else(|| missing(container))?;
-        status.state = ContainerState::Running { pid: 4242, started_at: now };
+        status.state = ContainerState::Running {
+            pid: 4242,
+            started_at: now,
+        };
         let status = status.clone();
         drop(state);
         if let (Some((after, code)), Some(this)) = (behaviour.exits, self.this.upgrade()) {
@@ -217,15 +263,25 @@ impl Runtime for Fake {
                 this.exit(&container, code);
             });
         }
-        let _ = self.events.send(RuntimeEvent::ContainerChanged(container.clone()));
+        let _ = self
+            .events
+            .send(RuntimeEvent::ContainerChanged(container.clone()));
         Ok(status)
     }
 
     async fn stop_container(&self, container: &ContainerRef, grace: Duration) -> Result<()> {
         let stubborn = {
             let mut state = self.lock();
-            state.calls.push(format!("stop {}#{} {}s", container.name, container.attempt, grace.as_secs()));
-            state.behaviour.get(&container.name).is_some_and(|b| b.stubborn)
+            state.calls.push(format!(
+                "stop {}#{} {}s",
+                container.name,
+                container.attempt,
+                grace.as_secs()
+            ));
+            state
+                .behaviour
+                .get(&container.name)
+                .is_some_and(|b| b.stubborn)
         };
         if stubborn {
             tokio::time::sleep(grace).await;
@@ -236,7 +292,9 @@ impl Runtime for Fake {
 
     async fn remove_container(&self, container: &ContainerRef) -> Result<()> {
         let mut state = self.lock();
-        state.calls.push(format!("remove {}#{}", container.name, container.attempt));
+        state
+            .calls
+            .push(format!("remove {}#{}", container.name, container.attempt));
         if let Some(sandbox) = state.sandboxes.get_mut(&container.pod_uid) {
             sandbox.containers.retain(|c| c.container != *container);
         }
@@ -252,15 +310,32 @@ impl Runtime for Fake {
         use std::io::Write;
         let (output, code) = {
             let mut state = self.lock();
-            state.calls.push(format!("exec {} {}", container.name, request.command.join(" ")));
-            state.behaviour.get(&container.name).cloned().unwrap_or_default().exec
+            state.calls.push(format!(
+                "exec {} {}",
+                container.name,
+                request.command.join(" ")
+            ));
+            state
+                .behaviour
+                .get(&container.name)
+                .cloned()
+                .unwrap_or_default()
+                .exec
         };
         let (exit, wait) = oneshot::channel();
         let _ = exit.send(code);
         let (read, write) = std::io::pipe().map_err(|e| RuntimeError::Other(e.to_string()))?;
         let mut write = write;
-        write.write_all(output.as_bytes()).map_err(|e| RuntimeError::Other(e.to_string()))?;
-        Ok(Session { stdin: None, stdout: Some(OwnedFd::from(read)), stderr: None, pty: None, exit: wait })
+        write
+            .write_all(output.as_bytes())
+            .map_err(|e| RuntimeError::Other(e.to_string()))?;
+        Ok(Session {
+            stdin: None,
+            stdout: Some(OwnedFd::from(read)),
+            stderr: None,
+            pty: None,
+            exit: wait,
+        })
     }
 
     async fn attach(&self, container: &ContainerRef, _: bool, _: bool, _: bool) -> Result<Session> {
@@ -268,7 +343,9 @@ impl Runtime for Fake {
     }
 
     async fn dial(&self, _: &str, port: u16) -> Result<tokio::net::TcpStream> {
-        tokio::net::TcpStream::connect(("127.0.0.1", port)).await.map_err(|e| RuntimeError::Other(e.to_string()))
+        tokio::net::TcpStream::connect(("127.0.0.1", port))
+            .await
+            .map_err(|e| RuntimeError::Other(e.to_string()))
     }
 
     async fn reopen_log(&self, _: &ContainerRef) -> Result<()> {
@@ -292,7 +369,10 @@ impl Runtime for Fake {
 impl Images for Fake {
     async fn status(&self, reference: &str) -> Result<Option<Image>> {
         if reference.contains(' ') {
-            return Err(RuntimeError::InvalidImageName { image: reference.into(), message: "invalid reference format".into() });
+            return Err(RuntimeError::InvalidImageName {
+                image: reference.into(),
+                message: "invalid reference format".into(),
+            });
         }
         Ok(self.lock().images.get(reference).cloned())
     }

@@ -18,7 +18,13 @@ pub enum ServerError {
 }
 
 /// Starts health on its port.
-pub async fn start(host: &Arc<Host>, _: &Arc<Manager>, _: &Flags, _: Option<Client>, stop: &CancellationToken) -> Result<(), ServerError> {
+pub async fn start(
+    host: &Arc<Host>,
+    _: &Arc<Manager>,
+    _: &Flags,
+    _: Option<Client>,
+    stop: &CancellationToken,
+) -> Result<(), ServerError> {
     let config = &host.config;
     if config.healthz_port != 0 {
         let address = std::net::SocketAddr::new(config.healthz_bind_address, config.healthz_port);
@@ -29,7 +35,11 @@ pub async fn start(host: &Arc<Host>, _: &Arc<Manager>, _: &Flags, _: Option<Clie
             configz: None,
             delegate: None,
         };
-        keelson_daemon::task::spawn_critical("health", stop, port.serve(listener, None, stop.clone()));
+        keelson_daemon::task::spawn_critical(
+            "health",
+            stop,
+            port.serve(listener, None, stop.clone()),
+        );
     }
     Ok(())
 }

@@ -38,7 +38,10 @@ pub fn check_path(path: &str) -> Result<(), VolumeError> {
     if path.starts_with("..") {
         return bad("must not start with '..'");
     }
-    match Path::new(path).components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir)) {
+    match Path::new(path)
+        .components()
+        .all(|c| matches!(c, Component::Normal(_) | Component::CurDir))
+    {
         true => Ok(()),
         false => bad("must be relative and must not contain '..'"),
     }
@@ -73,7 +76,9 @@ fn is_current(dir: &Path, payload: &Payload) -> bool {
     let mut found = 0;
     let mut stack = vec![dir.to_path_buf()];
     while let Some(at) = stack.pop() {
-        let Ok(entries) = fs::read_dir(&at) else { return false };
+        let Ok(entries) = fs::read_dir(&at) else {
+            return false;
+        };
         for entry in entries.flatten() {
             match entry.file_type() {
                 Ok(t) if t.is_dir() => stack.push(entry.path()),
@@ -84,7 +89,9 @@ fn is_current(dir: &Path, payload: &Payload) -> bool {
     found == payload.len()
         && payload.iter().all(|(path, file)| {
             let path = dir.join(path);
-            let mode = fs::metadata(&path).map(|m| m.permissions().mode() & 0o777).unwrap_or(u32::MAX);
+            let mode = fs::metadata(&path)
+                .map(|m| m.permissions().mode() & 0o777)
+                .unwrap_or(u32::MAX);
             mode == file.mode & 0o777 && fs::read(&path).is_ok_and(|data| data == file.data)
         })
 }
@@ -113,16 +120,25 @@ fn fill(dir: &Path, payload: &Payload, gid: Option<u32>) -> Result<PathBuf, Volu
                 }
             }
         }
-        let mut out = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(fail(&path))?;
+        let mut out = fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(fail(&path))?;
         out.write_all(&file.data).map_err(fail(&path))?;
         std::os::unix::fs::fchown(&out, file.uid, gid).map_err(fail(&path))?;
-        out.set_permissions(fs::Permissions::from_mode(file.mode & 0o7777)).map_err(fail(&path))?;
+        out.set_permissions(fs::Permissions::from_mode(file.mode & 0o7777))
+            .map_err(fail(&path))?;
     }
     Ok(PathBuf::from(name))
 }
 
 fn link_names(dir: &Path, payload: &Payload) -> Result<(), VolumeError> {
-    let wanted: BTreeSet<&str> = payload.keys().filter_map(|p| p.trim_start_matches("./").split('/').next()).collect();
+    let wanted: BTreeSet<&str> = payload
+        .keys()
+        .filter_map(|p| p.trim_start_matches("./").split('/').next())
+        .collect();
     let fail = |path: &Path| VolumeError::io(format!("linking {}", path.display()));
     for name in &wanted {
         let (link, target) = (dir.join(name), Path::new(DATA).join(name));
@@ -146,7 +162,11 @@ mod tests {
     use super::*;
 
     fn file(text: &str) -> File {
-        File { data: text.as_bytes().to_vec(), mode: 0o644, uid: None }
+        File {
+            data: text.as_bytes().to_vec(),
+            mode: 0o644,
+            uid: None,
+        }
     }
 
     #[test]

@@ -27,7 +27,11 @@ impl VolumeType for ConfigMaps {
     }
 
     async fn set_up(&self, host: &Volumes, request: &Request<'_>) -> Result<PathBuf, VolumeError> {
-        let source = request.volume.config_map.as_ref().ok_or_else(|| VolumeError::Unsupported(request.volume.name.clone()))?;
+        let source = request
+            .volume
+            .config_map
+            .as_ref()
+            .ok_or_else(|| VolumeError::Unsupported(request.volume.name.clone()))?;
         let chosen = Chosen {
             items: source.items.as_deref(),
             optional: source.optional == Some(true),
@@ -55,16 +59,33 @@ pub struct Chosen<'a> {
 
 /// `defaultMode`, with what fsGroup adds.
 pub fn mode(default_mode: Option<i32>, fs_group: Option<u32>) -> u32 {
-    let mode = default_mode.and_then(|m| u32::try_from(m).ok()).unwrap_or(0o644);
-    if fs_group.is_some() { mode | 0o440 } else { mode }
+    let mode = default_mode
+        .and_then(|m| u32::try_from(m).ok())
+        .unwrap_or(0o644);
+    if fs_group.is_some() {
+        mode | 0o440
+    } else {
+        mode
+    }
 }
 
 /// Files of an object's keys.
-pub fn choose(data: &[(String, Vec<u8>)], chosen: &Chosen<'_>, fs_group: Option<u32>) -> Result<Payload, VolumeError> {
+pub fn choose(
+    data: &[(String, Vec<u8>)],
+    chosen: &Chosen<'_>,
+    fs_group: Option<u32>,
+) -> Result<Payload, VolumeError> {
     let mut payload = Payload::new();
     let Some(items) = chosen.items.filter(|i| !i.is_empty()) else {
         for (key, bytes) in data {
-            payload.insert(key.clone(), File { data: bytes.clone(), mode: chosen.mode, uid: None });
+            payload.insert(
+                key.clone(),
+                File {
+                    data: bytes.clone(),
+                    mode: chosen.mode,
+                    uid: None,
+                },
+            );
         }
         return Ok(payload);
     };
@@ -72,18 +93,40 @@ pub fn choose(data: &[(String, Vec<u8>)], chosen: &Chosen<'_>, fs_group: Option<
         match data.iter().find(|(key, _)| *key == item.key) {
             Some((_, bytes)) => {
                 let mode = item.mode.map_or(chosen.mode, |m| mode(Some(m), fs_group));
-                payload.insert(item.path.clone(), File { data: bytes.clone(), mode, uid: None });
+                payload.insert(
+                    item.path.clone(),
+                    File {
+                        data: bytes.clone(),
+                        mode,
+                        uid: None,
+                    },
+                );
             }
             None if chosen.optional => {}
-            None => return Err(VolumeError::Key { kind: chosen.kind, key: item.key.clone() }),
+            None => {
+                return Err(VolumeError::Key {
+                    kind: chosen.kind,
+                    key: item.key.clone(),
+                });
+            }
         }
     }
     Ok(payload)
 }
 
 /// Files of a ConfigMap.
-pub async fn payload(host: &Volumes, request: &Request<'_>, name: &str, chosen: &Chosen<'_>) -> Result<Payload, VolumeError> {
-    let map = match host.objects.config_maps.get(request.uid, request.namespace(), name).await {
+pub async fn payload(
+    host: &Volumes,
+    request: &Request<'_>,
+    name: &str,
+    chosen: &Chosen<'_>,
+) -> Result<Payload, VolumeError> {
+    let map = match host
+        .objects
+        .config_maps
+        .get(request.uid, request.namespace(), name)
+        .await
+    {
         Ok(map) => map,
         Err(ObjectError::NotFound { .. }) if chosen.optional => return Ok(Payload::new()),
         Err(error) => return Err(error.into()),
@@ -92,8 +135,16 @@ pub async fn payload(host: &Volumes, request: &Request<'_>, name: &str, chosen: 
 }
 
 fn data(map: &ConfigMap) -> Vec<(String, Vec<u8>)> {
-    let text = map.data.iter().flatten().map(|(k, v)| (k.clone(), v.as_bytes().to_vec()));
-    let binary = map.binary_data.iter().flatten().map(|(k, v)| (k.clone(), v.0.clone()));
+    let text = map
+        .data
+        .iter()
+        .flatten()
+        .map(|(k, v)| (k.clone(), v.as_bytes().to_vec()));
+    let binary = map
+        .binary_data
+        .iter()
+        .flatten()
+        .map(|(k, v)| (k.clone(), v.0.clone()));
     text.chain(binary).collect()
 }
 
@@ -103,14 +154,36 @@ mod tests {
 
     #[test]
     fn keys_to_paths() {
-        let data = vec![("a".to_owned(), b"1".to_vec()), ("b".to_owned(), b"2".to_vec())];
-        let item = |key: &str| KeyToPath { key: key.into(), path: "x/y".into(), mode: Some(0o400) };
-        let chosen = |items, optional| Chosen { items, optional, mode: 0o644, kind: "config" };
+        let data = vec![
+            ("a".to_owned(), b"1".to_vec()),
+            ("b".to_owned(), b"2".to_vec()),
+        ];
+        let item = |key: &str| KeyToPath {
+            key: key.into(),
+            path: "x/y".into(),
+            mode: Some(0o400),
+        };
+        let chosen = |items, optional| Chosen {
+            items,
+            optional,
+            mode: 0o644,
+            kind: "config",
+        };
         assert_eq!(choose(&data, &chosen(None, false), None).unwrap().len(), 2);
         let (one, gone) = ([item("b")], [item("c")]);
-        assert_eq!(choose(&data, &chosen(Some(&one), false), None).unwrap()["x/y"].mode, 0o400);
-        assert_eq!(choose(&data, &chosen(Some(&one), false), Some(5)).unwrap()["x/y"].mode, 0o440);
+        assert_eq!(
+            choose(&data, &chosen(Some(&one), false), None).unwrap()["x/y"].mode,
+            0o400
+        );
+        assert_eq!(
+            choose(&data, &chosen(Some(&one), false), Some(5)).unwrap()["x/y"].mode,
+            0o440
+        );
         assert!(choose(&data, &chosen(Some(&gone), false), None).is_err());
-        assert!(choose(&data, &chosen(Some(&gone), true), None).unwrap().is_empty());
+        assert!(
+            choose(&data, &chosen(Some(&gone), true), None)
+                .unwrap()
+                .is_empty()
+        );
     }
 }

@@ -28,26 +28,51 @@ impl VolumeType for DownwardApi {
     }
 
     async fn set_up(&self, host: &Volumes, request: &Request<'_>) -> Result<PathBuf, VolumeError> {
-        let source = request.volume.downward_api.as_ref().ok_or_else(|| VolumeError::Unsupported(request.volume.name.clone()))?;
+        let source = request
+            .volume
+            .downward_api
+            .as_ref()
+            .ok_or_else(|| VolumeError::Unsupported(request.volume.name.clone()))?;
         let mode = mode(source.default_mode, request.fs_group);
-        let payload = payload(host, request, source.items.as_deref().unwrap_or_default(), mode)?;
+        let payload = payload(
+            host,
+            request,
+            source.items.as_deref().unwrap_or_default(),
+            mode,
+        )?;
         atomic::write(request.dir, &payload, request.fs_group)?;
         Ok(request.dir.to_path_buf())
     }
 }
 
 /// Files of fields.
-pub fn payload(host: &Volumes, request: &Request<'_>, items: &[DownwardAPIVolumeFile], default_mode: u32) -> Result<Payload, VolumeError> {
+pub fn payload(
+    host: &Volumes,
+    request: &Request<'_>,
+    items: &[DownwardAPIVolumeFile],
+    default_mode: u32,
+) -> Result<Payload, VolumeError> {
     let mut payload = Payload::new();
     for item in items {
         let text = match (&item.field_ref, &item.resource_field_ref) {
             (Some(field), _) => downward::field(request.pod, &field.field_path)?,
             // In a volume the container is always named, so that there is no own one.
-            (None, Some(resource)) => downward::resource(request.pod, &Container::default(), resource, &host.capacity)?,
+            (None, Some(resource)) => {
+                downward::resource(request.pod, &Container::default(), resource, &host.capacity)?
+            }
             (None, None) => continue,
         };
-        let mode = item.mode.map_or(default_mode, |m| mode(Some(m), request.fs_group));
-        payload.insert(item.path.clone(), File { data: text.into_bytes(), mode, uid: None });
+        let mode = item
+            .mode
+            .map_or(default_mode, |m| mode(Some(m), request.fs_group));
+        payload.insert(
+            item.path.clone(),
+            File {
+                data: text.into_bytes(),
+                mode,
+                uid: None,
+            },
+        );
     }
     Ok(payload)
 }

@@ -163,12 +163,23 @@ impl Volumes {
     }
 
     /// Sets up the volumes of a pod, or with `live_only` brings those up to date that follow objects.
-    pub async fn set_up(&self, pod: &Pod, uid: &str, live_only: bool) -> Result<BTreeMap<String, PathBuf>, Failed> {
+    pub async fn set_up(
+        &self,
+        pod: &Pod,
+        uid: &str,
+        live_only: bool,
+    ) -> Result<BTreeMap<String, PathBuf>, Failed> {
         let mut paths = BTreeMap::new();
         let spec = pod.spec.as_ref();
-        let fs_group = spec.and_then(|s| s.security_context.as_ref()).and_then(|s| s.fs_group).and_then(|g| u32::try_from(g).ok());
+        let fs_group = spec
+            .and_then(|s| s.security_context.as_ref())
+            .and_then(|s| s.fs_group)
+            .and_then(|g| u32::try_from(g).ok());
         for volume in spec.iter().flat_map(|s| s.volumes.iter().flatten()) {
-            let failed = |error| Failed { volume: volume.name.clone(), error };
+            let failed = |error| Failed {
+                volume: volume.name.clone(),
+                error,
+            };
             let type_ = ALL
                 .iter()
                 .find(|t| t.claims(volume))
@@ -176,8 +187,18 @@ impl Volumes {
             if live_only && !type_.live() {
                 continue;
             }
-            let dir = self.pod_dir(uid).join("volumes").join(type_.name().replace('/', "~")).join(&volume.name);
-            let request = Request { pod, uid, volume, dir: &dir, fs_group };
+            let dir = self
+                .pod_dir(uid)
+                .join("volumes")
+                .join(type_.name().replace('/', "~"))
+                .join(&volume.name);
+            let request = Request {
+                pod,
+                uid,
+                volume,
+                dir: &dir,
+                fs_group,
+            };
             let path = type_.set_up(self, &request).await.map_err(failed)?;
             paths.insert(volume.name.clone(), path);
         }
@@ -205,9 +226,10 @@ impl Volumes {
 
 fn remove_tree(dir: &Path) -> Result<(), VolumeError> {
     match std::fs::remove_dir_all(dir) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(VolumeError::Io { what: format!("removing {}", dir.display()), error })
-        }
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(VolumeError::Io {
+            what: format!("removing {}", dir.display()),
+            error,
+        }),
         _ => Ok(()),
     }
 }

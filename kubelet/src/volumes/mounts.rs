@@ -16,7 +16,10 @@ fn read_only_source(volume: &Volume) -> bool {
         || volume.projected.is_some()
         || volume.downward_api.is_some()
         || volume.image.is_some()
-        || volume.persistent_volume_claim.as_ref().is_some_and(|c| c.read_only == Some(true))
+        || volume
+            .persistent_volume_claim
+            .as_ref()
+            .is_some_and(|c| c.read_only == Some(true))
 }
 
 /// What the mounts of one container are made from.
@@ -38,19 +41,31 @@ impl Volumes {
     pub fn mounts(&self, request: &Request<'_>) -> Result<Vec<Mount>, VolumeError> {
         let spec = request.pod.spec.as_ref();
         let sources = spec.and_then(|s| s.volumes.as_deref()).unwrap_or_default();
-        let gid = spec.and_then(|s| s.security_context.as_ref()).and_then(|s| s.fs_group).and_then(|g| u32::try_from(g).ok());
+        let gid = spec
+            .and_then(|s| s.security_context.as_ref())
+            .and_then(|s| s.fs_group)
+            .and_then(|g| u32::try_from(g).ok());
         let mut mounts = Vec::new();
         for (index, mount) in request.container.volume_mounts.iter().flatten().enumerate() {
             let volume = sources.iter().find(|v| v.name == mount.name);
             let (Some(root), Some(volume)) = (request.volumes.get(&mount.name), volume) else {
-                return Err(VolumeError::Path(format!("cannot find volume {:?} to mount into container {:?}", mount.name, request.container.name)));
+                return Err(VolumeError::Path(format!(
+                    "cannot find volume {:?} to mount into container {:?}",
+                    mount.name, request.container.name
+                )));
             };
             let sub = match (mount.sub_path_expr.as_deref(), mount.sub_path.as_deref()) {
-                (Some(expression), _) if !expression.is_empty() => expand_path(expression, request.env)?,
+                (Some(expression), _) if !expression.is_empty() => {
+                    expand_path(expression, request.env)?
+                }
                 (_, Some(path)) => path.to_owned(),
                 _ => String::new(),
             };
-            let host_path = if sub.is_empty() { root.clone() } else { self.sub(request, root, &sub, &mount.name, index, gid)? };
+            let host_path = if sub.is_empty() {
+                root.clone()
+            } else {
+                self.sub(request, root, &sub, &mount.name, index, gid)?
+            };
             let read_only_tree = read_only_source(volume);
             mounts.push(Mount {
                 host_path,
@@ -66,8 +81,21 @@ impl Volumes {
         Ok(mounts)
     }
 
-    fn sub(&self, request: &Request<'_>, root: &Path, sub: &str, volume: &str, index: usize, gid: Option<u32>) -> Result<PathBuf, VolumeError> {
-        let target = self.pod_dir(request.uid).join("volume-subpaths").join(volume).join(&request.container.name).join(index.to_string());
+    fn sub(
+        &self,
+        request: &Request<'_>,
+        root: &Path,
+        sub: &str,
+        volume: &str,
+        index: usize,
+        gid: Option<u32>,
+    ) -> Result<PathBuf, VolumeError> {
+        let target = self
+            .pod_dir(request.uid)
+            .join("volume-subpaths")
+            .join(volume)
+            .join(&request.container.name)
+            .join(index.to_string());
         subpath::bind(root, sub, &target, gid)?;
         Ok(target)
     }
@@ -81,7 +109,9 @@ fn expand_path(expression: &str, env: &[(String, String)]) -> Result<String, Vol
         value
     });
     if missing.get() {
-        return Err(VolumeError::Path("missing value for expansion in subPathExpr".into()));
+        return Err(VolumeError::Path(
+            "missing value for expansion in subPathExpr".into(),
+        ));
     }
     subpath::check(&path)?;
     Ok(path)

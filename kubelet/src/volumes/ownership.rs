@@ -23,7 +23,8 @@ pub fn give(dir: &Path, gid: u32, on_root_mismatch: bool) -> Result<(), VolumeEr
         }
         let extra = if meta.is_dir() { 0o2770 } else { 0o660 };
         let mode = (meta.mode() & 0o7777) | extra;
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).map_err(fail(&path))?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode))
+            .map_err(fail(&path))?;
         if meta.is_dir() {
             for entry in std::fs::read_dir(&path).map_err(fail(&path))?.flatten() {
                 stack.push(entry.path());

@@ -18,14 +18,33 @@ fn resolve() -> ResolveFlags {
 }
 
 fn open_root(root: &Path) -> Result<OwnedFd, VolumeError> {
-    rustix::fs::openat(CWD, root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|e| VolumeError::Io { what: format!("opening {}", root.display()), error: e.into() })
+    rustix::fs::openat(
+        CWD,
+        root,
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .map_err(|e| VolumeError::Io {
+        what: format!("opening {}", root.display()),
+        error: e.into(),
+    })
 }
 
 /// Opens a regular file beneath `root` for reading.
 pub fn open_beneath(root: &Path, path: &Path) -> std::io::Result<File> {
-    let dir = rustix::fs::openat(CWD, root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-    let fd = rustix::fs::openat2(dir, path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty(), resolve())?;
+    let dir = rustix::fs::openat(
+        CWD,
+        root,
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
+    let fd = rustix::fs::openat2(
+        dir,
+        path,
+        OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC,
+        Mode::empty(),
+        resolve(),
+    )?;
     let file = File::from(fd);
     match file.metadata()?.is_file() {
         true => Ok(file),
@@ -35,18 +54,36 @@ pub fn open_beneath(root: &Path, path: &Path) -> std::io::Result<File> {
 
 /// Refuses what the API should have refused already.
 pub fn check(path: &str) -> Result<(), VolumeError> {
-    let fine = Path::new(path).components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir));
-    if fine { Ok(()) } else { Err(VolumeError::Path(format!("subPath {path:?} must be relative and must not contain '..'"))) }
+    let fine = Path::new(path)
+        .components()
+        .all(|c| matches!(c, Component::Normal(_) | Component::CurDir));
+    if fine {
+        Ok(())
+    } else {
+        Err(VolumeError::Path(format!(
+            "subPath {path:?} must be relative and must not contain '..'"
+        )))
+    }
 }
 
 /// Opens `path` beneath the volume, making directories that are missing.
 fn open_or_make(root: &Path, path: &Path, gid: Option<u32>) -> Result<OwnedFd, VolumeError> {
     let mut at = open_root(root)?;
     let fail = |error: rustix::io::Errno| VolumeError::Io {
-        what: format!("failed to prepare subPath {:?} of {}", path.display(), root.display()),
+        what: format!(
+            "failed to prepare subPath {:?} of {}",
+            path.display(),
+            root.display()
+        ),
         error: error.into(),
     };
-    let whole = rustix::fs::openat2(&at, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve());
+    let whole = rustix::fs::openat2(
+        &at,
+        path,
+        OFlags::PATH | OFlags::CLOEXEC,
+        Mode::empty(),
+        resolve(),
+    );
     match whole {
         Ok(fd) => return Ok(fd),
         Err(rustix::io::Errno::NOENT) => {}
@@ -55,10 +92,20 @@ fn open_or_make(root: &Path, path: &Path, gid: Option<u32>) -> Result<OwnedFd, V
     let mut walked = PathBuf::new();
     let base = open_root(root)?;
     for part in path.components() {
-        let Component::Normal(name) = part else { continue };
+        let Component::Normal(name) = part else {
+            continue;
+        };
         walked.push(name);
         // Every prefix is resolved from the volume's root, so that links inside it are followed safely.
-        let open = || rustix::fs::openat2(&base, &walked, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve());
+        let open = || {
+            rustix::fs::openat2(
+                &base,
+                &walked,
+                OFlags::PATH | OFlags::CLOEXEC,
+                Mode::empty(),
+                resolve(),
+            )
+        };
         at = match open() {
             Ok(fd) => fd,
             Err(rustix::io::Errno::NOENT) => {
@@ -66,12 +113,19 @@ fn open_or_make(root: &Path, path: &Path, gid: Option<u32>) -> Result<OwnedFd, V
                     Ok(()) | Err(rustix::io::Errno::EXIST) => {}
                     Err(error) => return Err(fail(error)),
                 }
-                let made = rustix::fs::openat2(&at, Path::new(name), OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty(), resolve() | ResolveFlags::NO_SYMLINKS)
-                    .map_err(fail)?;
+                let made = rustix::fs::openat2(
+                    &at,
+                    Path::new(name),
+                    OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+                    Mode::empty(),
+                    resolve() | ResolveFlags::NO_SYMLINKS,
+                )
+                .map_err(fail)?;
                 let bits = if gid.is_some() { 0o2775 } else { 0o755 };
                 rustix::fs::fchmod(&made, Mode::from_raw_mode(bits)).map_err(fail)?;
                 if gid.is_some() {
-                    rustix::fs::fchown(&made, None, gid.map(rustix::fs::Gid::from_raw)).map_err(fail)?;
+                    rustix::fs::fchown(&made, None, gid.map(rustix::fs::Gid::from_raw))
+                        .map_err(fail)?;
                 }
                 made
             }
@@ -97,10 +151,24 @@ pub fn bind(root: &Path, path: &str, target: &Path, gid: Option<u32>) -> Result<
             std::fs::create_dir(target).map_err(fail())?;
         }
     } else {
-        File::options().write(true).create(true).truncate(false).open(target).map_err(fail())?;
+        File::options()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(target)
+            .map_err(fail())?;
     }
-    nix::mount::mount(Some(&source), target, None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>)
-        .map_err(|e| VolumeError::Io { what: format!("binding subPath {path:?}"), error: e.into() })
+    nix::mount::mount(
+        Some(&source),
+        target,
+        None::<&str>,
+        MsFlags::MS_BIND | MsFlags::MS_REC,
+        None::<&str>,
+    )
+    .map_err(|e| VolumeError::Io {
+        what: format!("binding subPath {path:?}"),
+        error: e.into(),
+    })
 }
 
 #[cfg(test)]
@@ -117,7 +185,10 @@ mod tests {
         symlink("../../../../../etc", root.join("rel")).unwrap();
         symlink("in", root.join("good")).unwrap();
         for path in ["abs", "rel", "abs/passwd", "rel/new"] {
-            assert!(open_or_make(&root, Path::new(path), None).is_err(), "{path}");
+            assert!(
+                open_or_make(&root, Path::new(path), None).is_err(),
+                "{path}"
+            );
         }
         assert!(open_beneath(&root, Path::new("good/f")).is_ok());
         open_or_make(&root, Path::new("good/made/here"), None).unwrap();

@@ -8,8 +8,13 @@ use super::VolumeError;
 
 /// Mount points at or below `dir`, deepest last.
 fn mounts_below(dir: &Path) -> Result<Vec<PathBuf>, VolumeError> {
-    let table = std::fs::read_to_string("/proc/self/mountinfo").map_err(VolumeError::io("reading mounts"))?;
-    let points = table.lines().filter_map(|line| line.split(' ').nth(4)).map(unescape).filter(|p| p.starts_with(dir));
+    let table = std::fs::read_to_string("/proc/self/mountinfo")
+        .map_err(VolumeError::io("reading mounts"))?;
+    let points = table
+        .lines()
+        .filter_map(|line| line.split(' ').nth(4))
+        .map(unescape)
+        .filter(|p| p.starts_with(dir));
     Ok(points.collect())
 }
 
@@ -20,7 +25,10 @@ fn unescape(text: &str) -> PathBuf {
     let mut out = Vec::with_capacity(bytes.len());
     let mut i = 0;
     while i < bytes.len() {
-        let octal = bytes.get(i + 1..i + 4).and_then(|d| std::str::from_utf8(d).ok()).and_then(|d| u8::from_str_radix(d, 8).ok());
+        let octal = bytes
+            .get(i + 1..i + 4)
+            .and_then(|d| std::str::from_utf8(d).ok())
+            .and_then(|d| u8::from_str_radix(d, 8).ok());
         match (bytes[i], octal) {
             (b'\\', Some(byte)) => {
                 out.push(byte);
@@ -47,8 +55,17 @@ pub fn mount(dir: &Path, size: Option<i64>) -> Result<(), VolumeError> {
         return Ok(());
     }
     let options = size.filter(|s| *s > 0).map(|s| format!("size={s}"));
-    nix::mount::mount(Some("tmpfs"), dir, Some("tmpfs"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, options.as_deref())
-        .map_err(|e| VolumeError::Io { what: format!("mounting a tmpfs at {}", dir.display()), error: e.into() })
+    nix::mount::mount(
+        Some("tmpfs"),
+        dir,
+        Some("tmpfs"),
+        MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
+        options.as_deref(),
+    )
+    .map_err(|e| VolumeError::Io {
+        what: format!("mounting a tmpfs at {}", dir.display()),
+        error: e.into(),
+    })
 }
 
 /// Takes down every mount at `dir`; fine if there is none.
@@ -57,7 +74,12 @@ pub fn unmount(dir: &Path) -> Result<(), VolumeError> {
         match nix::mount::umount2(dir, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
             Ok(()) => {}
             Err(nix::errno::Errno::EINVAL | nix::errno::Errno::ENOENT) => return Ok(()),
-            Err(error) => return Err(VolumeError::Io { what: format!("unmounting {}", dir.display()), error: error.into() }),
+            Err(error) => {
+                return Err(VolumeError::Io {
+                    what: format!("unmounting {}", dir.display()),
+                    error: error.into(),
+                });
+            }
         }
     }
 }

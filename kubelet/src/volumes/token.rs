@@ -8,8 +8,8 @@ use jiff::Timestamp;
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::Pod;
 use kube::Client;
-use kube::core::Request as ApiRequest;
 use kube::api::PostParams;
+use kube::core::Request as ApiRequest;
 
 use super::VolumeError;
 use crate::clock::{self, Clock};
@@ -40,7 +40,11 @@ fn renewal(now: Timestamp, life: Duration) -> Timestamp {
 impl Tokens {
     /// None yet.
     pub fn new(client: Option<Client>, clock: Clock) -> Self {
-        Self { client, clock, kept: Mutex::new(HashMap::new()) }
+        Self {
+            client,
+            clock,
+            kept: Mutex::new(HashMap::new()),
+        }
     }
 
     fn kept(&self) -> MutexGuard<'_, HashMap<Key, Kept>> {
@@ -48,15 +52,29 @@ impl Tokens {
     }
 
     /// A token for the pod, fresh enough.
-    pub async fn get(&self, pod: &Pod, uid: &str, audience: Option<&str>, seconds: i64) -> Result<String, VolumeError> {
-        let key = (uid.to_owned(), audience.unwrap_or_default().to_owned(), seconds);
+    pub async fn get(
+        &self,
+        pod: &Pod,
+        uid: &str,
+        audience: Option<&str>,
+        seconds: i64,
+    ) -> Result<String, VolumeError> {
+        let key = (
+            uid.to_owned(),
+            audience.unwrap_or_default().to_owned(),
+            seconds,
+        );
         let now = self.clock.now();
         if let Some(kept) = self.kept().get(&key).filter(|k| k.renew > now) {
             return Ok(kept.token.clone());
         }
         match self.request(pod, uid, audience, seconds).await {
             Ok((token, expires)) => {
-                let kept = Kept { token: token.clone(), expires, renew: renewal(now, clock::until(now, expires)) };
+                let kept = Kept {
+                    token: token.clone(),
+                    expires,
+                    renew: renewal(now, clock::until(now, expires)),
+                };
                 self.kept().insert(key, kept);
                 Ok(token)
             }
@@ -71,10 +89,23 @@ impl Tokens {
         }
     }
 
-    async fn request(&self, pod: &Pod, uid: &str, audience: Option<&str>, seconds: i64) -> Result<(String, Timestamp), VolumeError> {
-        let client = self.client.as_ref().ok_or_else(|| VolumeError::Api("this kubelet has no API server".into()))?;
+    async fn request(
+        &self,
+        pod: &Pod,
+        uid: &str,
+        audience: Option<&str>,
+        seconds: i64,
+    ) -> Result<(String, Timestamp), VolumeError> {
+        let client = self
+            .client
+            .as_ref()
+            .ok_or_else(|| VolumeError::Api("this kubelet has no API server".into()))?;
         let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
-        let account = pod.spec.as_ref().and_then(|s| s.service_account_name.as_deref()).unwrap_or("default");
+        let account = pod
+            .spec
+            .as_ref()
+            .and_then(|s| s.service_account_name.as_deref())
+            .unwrap_or("default");
         let body = TokenRequest {
             spec: Some(TokenRequestSpec {
                 audiences: Some(audience.iter().map(|a| (*a).to_owned()).collect()),
@@ -93,7 +124,10 @@ impl Tokens {
         let request = ApiRequest::new(format!("/api/v1/namespaces/{namespace}/serviceaccounts"))
             .create_subresource("token", account, &PostParams::default(), bytes)
             .map_err(|e| bad(e.to_string()))?;
-        let answer: TokenRequest = client.request(request).await.map_err(|e| bad(e.to_string()))?;
+        let answer: TokenRequest = client
+            .request(request)
+            .await
+            .map_err(|e| bad(e.to_string()))?;
         let status = answer.status.unwrap_or_default();
         match (status.token, status.expiration_timestamp) {
             (Some(token), Some(expires)) => Ok((token, expires.0)),
@@ -103,7 +137,11 @@ impl Tokens {
 
     /// When the next token of a pod is due.
     pub fn due(&self, uid: &str) -> Option<Timestamp> {
-        self.kept().iter().filter(|((u, ..), _)| u == uid).map(|(_, kept)| kept.renew).min()
+        self.kept()
+            .iter()
+            .filter(|((u, ..), _)| u == uid)
+            .map(|(_, kept)| kept.renew)
+            .min()
     }
 
     /// A pod is gone.
@@ -119,7 +157,13 @@ mod tests {
     #[test]
     fn renewed_in_time() {
         let now: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
-        assert_eq!(renewal(now, Duration::from_secs(3600)), clock::after(now, Duration::from_secs(2880)));
-        assert_eq!(renewal(now, Duration::from_secs(365 * 86400)), clock::after(now, MAX_AGE));
+        assert_eq!(
+            renewal(now, Duration::from_secs(3600)),
+            clock::after(now, Duration::from_secs(2880))
+        );
+        assert_eq!(
+            renewal(now, Duration::from_secs(365 * 86400)),
+            clock::after(now, MAX_AGE)
+        );
     }
 }
