@@ -9,6 +9,7 @@ pub mod managed_fields;
 pub mod normalise;
 pub mod openapi;
 pub mod patch;
+pub mod protobuf;
 mod time;
 pub mod types;
 mod wire;

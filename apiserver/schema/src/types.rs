@@ -135,6 +135,7 @@ pub struct Struct {
 pub struct Fields {
     list: Vec<Field>,
     by_name: Vec<u16>,
+    by_number: Vec<u16>,
 }
 
 /// One field of a struct.
@@ -193,13 +194,29 @@ impl Struct {
             .map(|i| u16::try_from(i).unwrap_or(u16::MAX))
             .collect();
         by_name.sort_by(|a, b| list[usize::from(*a)].name.cmp(&list[usize::from(*b)].name));
+        let mut by_number = by_name.clone();
+        by_number.retain(|i| !list[usize::from(*i)].numbers.is_empty());
+        by_number.sort_by(|a, b| {
+            list[usize::from(*a)]
+                .numbers
+                .cmp(&list[usize::from(*b)].numbers)
+        });
         // a second call would come from a builder's mistake and can't be honoured: others already read the fields
-        let _ = self.fields.set(Fields { list, by_name });
+        let _ = self.fields.set(Fields {
+            list,
+            by_name,
+            by_number,
+        });
     }
 
     /// The fields in declaration order.
     pub fn fields(&self) -> &[Field] {
         self.fields.get().map_or(&[], |fields| &fields.list)
+    }
+
+    /// The positions of the fields that are in the protobuf message, by their numbers.
+    pub(crate) fn by_number(&self) -> &[u16] {
+        self.fields.get().map_or(&[], |fields| &fields.by_number)
     }
 
     /// The field of this name and its position.
@@ -254,6 +271,14 @@ impl Type {
             Type::Struct(ty) => ty.atomic,
             Type::SchemaOr(..) => true,
         }
+    }
+
+    /// Whether protobuf puts the list into a message of its own.
+    pub(crate) fn is_wrapped_list(&self) -> bool {
+        matches!(self, Type::List(list) if list
+            .go
+            .as_deref()
+            .is_some_and(|go| go.ends_with(".ExtraValue") || go.ends_with(".Verbs")))
     }
 
     /// The struct it is, if it is one.

@@ -28,6 +28,23 @@ pub(crate) fn put_varint(out: &mut Vec<u8>, field: u32, number: u64) {
     varint(out, number);
 }
 
+/// Appends a field holding a double.
+pub(crate) fn put_double(out: &mut Vec<u8>, field: u32, number: f64) {
+    tag(out, field, 1);
+    out.extend_from_slice(&number.to_le_bytes());
+}
+
+/// Appends a field holding the message that `write` appends.
+pub(crate) fn put_message(out: &mut Vec<u8>, field: u32, write: impl FnOnce(&mut Vec<u8>)) {
+    tag(out, field, 2);
+    let start = out.len();
+    write(out);
+    let end = out.len();
+    varint(out, (end - start) as u64);
+    let prefix = out.len() - end;
+    out[start..].rotate_right(prefix); // the length stands before what it measures
+}
+
 /// Appends a field holding a string, bytes or a message.
 pub(crate) fn put_bytes(out: &mut Vec<u8>, field: u32, content: &[u8]) {
     tag(out, field, 2);
@@ -73,6 +90,10 @@ impl<'b> Reader<'b> {
             }
         }
         Err("proto: integer overflow".to_owned())
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.rest.is_empty()
     }
 
     fn take(&mut self, length: usize) -> Result<&'b [u8], String> {

@@ -1,5 +1,6 @@
 // Command fields writes the table of every type and field of the Kubernetes API, read off the
-// published Go types by reflection. Its output is apiserver/schema/src/fields.tsv.
+// published Go types by reflection. Its output is apiserver/schema/src/fields.tsv. With the argument golden it writes
+// samples of every kind instead, which apiserver/schema/tests/golden.rs compares.
 //
 // Columns: type, field, reference, flags, protobuf, patch, go.
 //   - field "(type)": the Go name is in column go (for a field: the embedded
@@ -209,6 +210,10 @@ func main() {
 	metav1.AddToGroupVersion(scheme, metav1.Unversioned)
 	if err := metav1beta1.AddMetaToScheme(scheme); err != nil {
 		log.Fatal(err)
+	}
+	if len(os.Args) > 1 && os.Args[1] == "golden" {
+		golden(scheme)
+		return
 	}
 	tb := &table{seen: map[reflect.Type]bool{}}
 	for gvk, t := range scheme.AllKnownTypes() {

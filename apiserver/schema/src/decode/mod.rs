@@ -162,10 +162,17 @@ pub fn type_meta(bytes: &[u8], media: MediaType) -> Result<TypeMeta, DecodeError
     }
 }
 
+pub(crate) use seed::decode_base64;
+
+/// Bytes as base64.
+pub(crate) fn encode_base64(bytes: &[u8]) -> String {
+    use base64::Engine as _;
+    seed::BASE64.encode(bytes)
+}
+
 /// Base64 in its canonical form; none where it is canonical or no base64 at all.
 pub(crate) fn reencode_base64(text: &str) -> Option<String> {
-    use base64::Engine as _;
-    let canonical = seed::BASE64.encode(seed::decode_base64(text).ok()?);
+    let canonical = encode_base64(&decode_base64(text).ok()?);
     (canonical != text).then_some(canonical)
 }
 
