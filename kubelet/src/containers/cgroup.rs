@@ -98,6 +98,20 @@ impl Hierarchies {
         }
     }
 
+    /// Name and directory of the cgroup in each hierarchy of version 1, as a container sees them below /sys/fs/cgroup.
+    pub fn views(&self, cgroup: &str) -> Vec<(String, PathBuf)> {
+        match self {
+            Self::V1(hierarchies) => hierarchies
+                .iter()
+                .filter_map(|hierarchy| {
+                    let name = hierarchy.mount.file_name()?.to_str()?.to_owned();
+                    Some((name, hierarchy.mount.join(cgroup)))
+                })
+                .collect(),
+            Self::V2 => Vec::new(),
+        }
+    }
+
     fn directory(&self, controller: &str, cgroup: &str) -> Option<PathBuf> {
         match self {
             Self::V1(hierarchies) => hierarchies

@@ -470,7 +470,7 @@ impl KeelsonRuntime {
             image: &config,
             root: &bundle.join("rootfs"),
             cgroup: &format!("{}/{id}", file.cgroup),
-            unified: inner.hierarchies.unified(),
+            hierarchies: &inner.hierarchies,
             shm: &if file.host_ipc {
                 PathBuf::from("/dev/shm")
             } else {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use keelson_image::RuntimeConfig;
 use serde_json::{Map, Value, json};
 
-use super::cgroup::weight;
+use super::cgroup::{Hierarchies, weight};
 use super::host::all_capabilities;
 use super::seccomp;
 use crate::runtime::{ContainerSpec, Mount, Propagation, Resources, Seccomp};
@@ -48,8 +48,12 @@ const MASKED: [&str; 13] = [
     "/sys/devices/system/cpu/cpu0/thermal_throttle",
 ];
 
+/// Where cgroups show.
+const CGROUP: &str = "/sys/fs/cgroup";
+
 /// Read-only in containers.
-const READ_ONLY: [&str; 5] = [
+const READ_ONLY: [&str; 6] = [
+    CGROUP,
     "/proc/bus",
     "/proc/fs",
     "/proc/irq",
@@ -65,8 +69,8 @@ pub struct Surroundings<'a> {
     pub root: &'a Path,
     /// The container's cgroup, relative to the hierarchies' roots.
     pub cgroup: &'a str,
-    /// cgroup version 2.
-    pub unified: bool,
+    /// The host's hierarchies.
+    pub hierarchies: &'a Hierarchies,
     /// The pod's /dev/shm.
     pub shm: &'a Path,
     /// The pod's /etc/hostname; /etc/hosts and /etc/resolv.conf come as mounts.
@@ -233,7 +237,7 @@ fn linux(
     let security = &spec.security;
     // Network, IPC and UTS are the shim's own: what it starts inherits them.
     let mut namespaces = vec![json!({"type": "mount"})];
-    if around.unified && !security.privileged {
+    if around.hierarchies.unified() && !security.privileged {
         namespaces.push(json!({"type": "cgroup"}));
     }
     match around.pid_namespace.as_deref() {
@@ -248,7 +252,7 @@ fn linux(
     let mut linux = json!({
         "cgroupsPath": format!("/{}", around.cgroup),
         "namespaces": namespaces,
-        "resources": resources(spec, around.unified),
+        "resources": resources(spec, around.hierarchies.unified()),
         "rootfsPropagation": if shared { "shared" } else { "slave" },
         "devices": devices(spec),
     });
@@ -441,10 +445,9 @@ fn mounts(spec: &ContainerSpec, around: &Surroundings<'_>) -> Value {
                "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]}),
         json!({"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue", "options": ["nosuid", "noexec", "nodev"]}),
         json!({"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["nosuid", "noexec", "nodev", writable]}),
-        json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
-               "options": ["nosuid", "noexec", "nodev", "relatime", writable]}),
         json!({"destination": "/dev/shm", "type": "bind", "source": around.shm, "options": ["rbind", "rprivate", "rw"]}),
     ];
+    mounts.extend(cgroup_mounts(around, writable));
     let given = |path: &str| {
         spec.mounts
             .iter()
@@ -469,6 +472,23 @@ fn mounts(spec: &ContainerSpec, around: &Surroundings<'_>) -> Value {
     });
     mounts.extend(wanted.into_iter().map(bind));
     Value::Array(mounts)
+}
+
+/// /sys/fs/cgroup with the container's own cgroup. libcontainer would mount version 1's writable, and a container could
+/// raise its limits: each hierarchy is bound read-only instead, and [`READ_ONLY`] does the directory that they are in.
+fn cgroup_mounts(around: &Surroundings<'_>, writable: &str) -> Vec<Value> {
+    if around.hierarchies.unified() {
+        return vec![json!({"destination": CGROUP, "type": "cgroup", "source": "cgroup",
+                           "options": ["nosuid", "noexec", "nodev", "relatime", writable]})];
+    }
+    let mut mounts = vec![json!({"destination": CGROUP, "type": "tmpfs", "source": "tmpfs",
+                                 "options": ["nosuid", "noexec", "nodev", "mode=755"]})];
+    let access = if writable == "ro" { "rro" } else { "rw" };
+    mounts.extend(around.hierarchies.views(around.cgroup).into_iter().map(|(name, directory)| {
+        json!({"destination": format!("{CGROUP}/{name}"), "type": "bind", "source": directory,
+               "options": ["rbind", "rprivate", "nosuid", "noexec", "nodev", access]})
+    }));
+    mounts
 }
 
 fn bind(mount: &Mount) -> Value {

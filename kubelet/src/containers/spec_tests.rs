@@ -54,7 +54,7 @@ fn spec_of(container: &ContainerSpec) -> Result<Value, String> {
         image: &image,
         root: Path::new("/bundle/rootfs"),
         cgroup: "keelson/kubepods/podu/c",
-        unified: true,
+        hierarchies: &Hierarchies::V2,
         shm: Path::new("/pod/shm"),
         hostname: Path::new("/pod/hostname"),
         pid_namespace: Some(String::new()),
