@@ -1,7 +1,10 @@
 //! The kinds of apps: what keeps pods running.
 
+pub mod controller_revision;
+pub mod daemon_set;
 pub mod deployment;
 pub mod replica_set;
+pub mod stateful_set;
 
 use keelson_api::field::{Error, ErrorList, Path};
 use serde_json::Value;

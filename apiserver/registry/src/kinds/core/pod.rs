@@ -21,6 +21,7 @@ use crate::pod::{Scope, defaults, spec};
 use crate::rest::timestamp;
 use crate::strategy::{Context, Strategy, count_generation, path_field};
 
+pub(crate) use update::differences;
 pub(crate) use warnings::of_spec as spec_warnings;
 
 const MIRROR: &str = "kubernetes.io/config.mirror";

@@ -48,7 +48,7 @@ pub(super) fn validate(new: &Value, old: &Value) -> ErrorList {
 }
 
 /// The paths at which two values differ.
-pub(super) fn differences(new: &Value, old: &Value, path: &str, out: &mut Vec<String>) {
+pub(crate) fn differences(new: &Value, old: &Value, path: &str, out: &mut Vec<String>) {
     match (new, old) {
         (Value::Object(a), Value::Object(b)) => {
             let keys: std::collections::BTreeSet<&String> = a.keys().chain(b.keys()).collect();
