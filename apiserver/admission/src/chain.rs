@@ -84,6 +84,7 @@ pub const ALL: &[Row] = &[
     row!(node_restriction, NodeRestriction, false),
     row!(taint_nodes_by_condition, TaintNodesByCondition, true),
     row!(always_pull_images, AlwaysPullImages, false),
+    row!(pod_security, PodSecurity, true),
     row!(priority, Priority, true),
     row!(default_toleration_seconds, DefaultTolerationSeconds, true),
     row!(default_storage_class, DefaultStorageClass, true),

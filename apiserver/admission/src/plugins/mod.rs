@@ -12,6 +12,7 @@ pub mod namespace_lifecycle;
 pub mod node_restriction;
 pub mod owner_references;
 pub mod persistent_volume_claim_resize;
+pub mod pod_security;
 pub mod pod_topology_labels;
 pub mod priority;
 pub mod resource_quota;
