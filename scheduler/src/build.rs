@@ -64,14 +64,6 @@ impl PodBuilder {
         self.set("/spec/nodeName", json!(node))
     }
 
-    pub fn host_port(self, port: i32) -> Self {
-        let ports = json!([{"containerPort": port, "hostPort": port}]);
-        self.set(
-            "/spec/containers",
-            json!([{"name": "c", "image": "busybox", "ports": ports}]),
-        )
-    }
-
     pub fn done(&self) -> Pod {
         pod_from(self.0.clone())
     }

@@ -69,6 +69,12 @@ impl Term {
             .matches(labels_of.get(namespace).unwrap_or(&empty))
     }
 
+    /// Whether another pod may be meant, whatever labels its namespace has.
+    pub fn may_match(&self, namespace: &str, labels: &Option<BTreeMap<String, String>>) -> bool {
+        (self.selects_namespaces() || self.namespaces.iter().any(|n| n == namespace))
+            && self.selector.matches(labels)
+    }
+
     /// Whether it asks for namespaces by their labels.
     pub fn selects_namespaces(&self) -> bool {
         !self.namespace_selector.is_nothing()

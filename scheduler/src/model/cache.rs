@@ -27,13 +27,6 @@ impl Snapshot {
             .ok()
             .map(|at| &self.nodes[at])
     }
-
-    /// The nodes that have pods with affinity of any kind.
-    pub fn nodes_with_affinity_pods(&self) -> impl Iterator<Item = &Arc<NodeInfo>> {
-        self.nodes
-            .iter()
-            .filter(|node| node.pods().iter().any(|pod| pod.has_affinity()))
-    }
 }
 
 /// Nodes and placed pods. Writers change only what an event touches; a node that a snapshot still holds is copied then.

@@ -54,6 +54,9 @@ pub struct NodeInfo {
     /// Sizes of the images that it has, by name.
     pub images: Arc<BTreeMap<String, i64>>,
     pods: Vec<Arc<PodInfo>>,
+    /// How many of them have affinity of any kind, and how many required anti-affinity.
+    affinity_pods: usize,
+    anti_affinity_pods: usize,
 }
 
 impl NodeInfo {
@@ -148,11 +151,23 @@ impl NodeInfo {
         &self.pods
     }
 
+    /// Whether a pod on it has affinity of any kind.
+    pub fn has_affinity_pods(&self) -> bool {
+        self.affinity_pods > 0
+    }
+
+    /// Whether a pod on it must be away from others.
+    pub fn has_anti_affinity_pods(&self) -> bool {
+        self.anti_affinity_pods > 0
+    }
+
     /// Adds a pod, with what it takes.
     pub fn add_pod(&mut self, pod: Arc<PodInfo>) {
         self.requested.add(&pod.requests);
         self.scoring_requested.0 += pod.scoring_requests.0;
         self.scoring_requested.1 += pod.scoring_requests.1;
+        self.affinity_pods += usize::from(pod.has_affinity());
+        self.anti_affinity_pods += usize::from(!pod.required_anti_affinity.is_empty());
         self.pods.push(pod);
     }
 
@@ -163,6 +178,8 @@ impl NodeInfo {
         self.requested.subtract(&pod.requests);
         self.scoring_requested.0 -= pod.scoring_requests.0;
         self.scoring_requested.1 -= pod.scoring_requests.1;
+        self.affinity_pods -= usize::from(pod.has_affinity());
+        self.anti_affinity_pods -= usize::from(!pod.required_anti_affinity.is_empty());
         Some(pod)
     }
 }

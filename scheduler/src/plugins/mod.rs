@@ -1,14 +1,17 @@
 //! The plugins: one file each, and the one table.
 
 mod default_binder;
+mod default_preemption;
 mod dynamic_resources;
 mod image_locality;
+mod inter_pod_affinity;
 mod node_affinity;
 mod node_name;
 mod node_ports;
 mod node_resources_balanced_allocation;
 mod node_resources_fit;
 mod node_unschedulable;
+mod pod_topology_spread;
 mod priority_sort;
 mod scheduling_gates;
 mod taint_toleration;
@@ -71,9 +74,12 @@ pub const ALL: &[Row] = &[
     row("NodeAffinity", 2, node_affinity::make),
     row("NodePorts", 0, |_, _| Ok(Arc::new(node_ports::NodePorts))),
     row("NodeResourcesFit", 1, node_resources_fit::make),
+    row("PodTopologySpread", 2, pod_topology_spread::make),
+    row("InterPodAffinity", 2, inter_pod_affinity::make),
     row("DynamicResources", 0, |_, _| {
         Ok(Arc::new(dynamic_resources::DynamicResources))
     }),
+    row("DefaultPreemption", 0, default_preemption::make),
     row(
         "NodeResourcesBalancedAllocation",
         1,
@@ -114,6 +120,11 @@ pub fn profile_for_tests() -> crate::framework::Profile {
         (Arc::new(node_affinity::NodeAffinity::default()), 2),
         (Arc::new(node_ports::NodePorts), 0),
         (Arc::new(node_resources_fit::NodeResourcesFit::default()), 1),
+        (
+            Arc::new(pod_topology_spread::PodTopologySpread::default()),
+            2,
+        ),
+        (Arc::new(inter_pod_affinity::InterPodAffinity::default()), 2),
         (
             Arc::new(
                 node_resources_balanced_allocation::NodeResourcesBalancedAllocation::default(),

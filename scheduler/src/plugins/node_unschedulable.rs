@@ -44,3 +44,38 @@ impl Plugin for NodeUnschedulable {
         Err(Rejection::unresolvable("node(s) were unschedulable"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::build;
+
+    #[test]
+    fn cordoned_nodes_take_only_who_tolerates_it() {
+        let node = NodeInfo::new(build::node("n").cordoned().done());
+        let state = CycleState::default();
+        let pod = build::pod("p");
+        assert!(
+            NodeUnschedulable
+                .filter(&state, &pod.info(), &node)
+                .is_err()
+        );
+        let daemon = pod.set(
+            "/spec/tolerations",
+            json!([{"key": "node.kubernetes.io/unschedulable", "operator": "Exists"}]),
+        );
+        assert!(
+            NodeUnschedulable
+                .filter(&state, &daemon.info(), &node)
+                .is_ok()
+        );
+        let open = build::node("n").done();
+        let change = Change::NodeUpdated {
+            old: node.node().clone(),
+            new: open,
+        };
+        assert!(NodeUnschedulable.helped_by(&build::pod("p").info(), &change));
+    }
+}
