@@ -4,12 +4,14 @@
 //! to its strategy, in one file a kind below this module; custom resources are not here.
 
 pub mod apps;
+pub mod batch;
 pub mod coordination;
 pub mod core;
 pub mod discovery;
 pub mod events;
 pub mod networking;
 pub mod node;
+pub mod policy;
 pub mod rbac;
 pub mod scheduling;
 
@@ -403,15 +405,15 @@ fn all() -> Vec<Kind> {
         cluster(AUTHORIZATION, "SubjectAccessReview", "subjectaccessreviews", "", &ReadOnly).verbs(CREATE),
         namespaced(AUTOSCALING_V2, "HorizontalPodAutoscaler", "horizontalpodautoscalers", "horizontalpodautoscalers", &ReadOnly).short(&["hpa"]).all().hash("qwQve8ut294=").subresources(&[STATUS]),
         namespaced(AUTOSCALING, "HorizontalPodAutoscaler", "horizontalpodautoscalers", "horizontalpodautoscalers", &ReadOnly).short(&["hpa"]).all().hash("qwQve8ut294=").stored_as("autoscaling/v2").subresources(&[STATUS]),
-        namespaced(BATCH, "CronJob", "cronjobs", "cronjobs", &ReadOnly).short(&["cj"]).all().hash("sd5LIXh4Fjs=").subresources(&[STATUS]),
-        namespaced(BATCH, "Job", "jobs", "jobs", &ReadOnly).all().hash("mudhfqk/qZY=").subresources(&[STATUS]),
+        namespaced(BATCH, "CronJob", "cronjobs", "cronjobs", &batch::cron_job::Rules).short(&["cj"]).all().hash("sd5LIXh4Fjs=").subresources(&[STATUS]),
+        namespaced(BATCH, "Job", "jobs", "jobs", &batch::job::Rules).all().hash("mudhfqk/qZY=").subresources(&[STATUS]),
         cluster(CERTIFICATES, "CertificateSigningRequest", "certificatesigningrequests", "certificatesigningrequests", &ReadOnly).short(&["csr"]).hash("95fRKMXA+00=").subresources(CERTIFICATESIGNINGREQUESTS),
         cluster(NETWORKING, "IngressClass", "ingressclasses", "ingressclasses", &ReadOnly).hash("l/iqIbDgFyQ="),
         namespaced(NETWORKING, "Ingress", "ingresses", "ingress", &ReadOnly).short(&["ing"]).hash("39NQlfNR+bo=").subresources(&[STATUS]),
         cluster(NETWORKING, "IPAddress", "ipaddresses", "ipaddresses", &networking::ip_address::Rules).short(&["ip"]).hash("3f/plJFChNE="),
         namespaced(NETWORKING, "NetworkPolicy", "networkpolicies", "networkpolicies", &ReadOnly).short(&["netpol"]).hash("YpfwF18m1G8="),
         cluster(NETWORKING, "ServiceCIDR", "servicecidrs", "servicecidrs", &networking::service_cidr::Rules).hash("gNLvruQhW2g=").subresources(&[STATUS]),
-        namespaced(POLICY, "PodDisruptionBudget", "poddisruptionbudgets", "poddisruptionbudgets", &ReadOnly).short(&["pdb"]).hash("EVWiDmWqyJw=").subresources(&[STATUS]),
+        namespaced(POLICY, "PodDisruptionBudget", "poddisruptionbudgets", "poddisruptionbudgets", &policy::pod_disruption_budget::Rules).short(&["pdb"]).hash("EVWiDmWqyJw=").subresources(&[STATUS]),
         cluster(RBAC, "ClusterRoleBinding", "clusterrolebindings", "clusterrolebindings", &rbac::BindingRules { namespaced: false }).hash("48tpQ8gZHFc="),
         cluster(RBAC, "ClusterRole", "clusterroles", "clusterroles", &rbac::RoleRules { namespaced: false }).hash("bYE5ZWDrJ44="),
         namespaced(RBAC, "RoleBinding", "rolebindings", "rolebindings", &rbac::BindingRules { namespaced: true }).hash("eGsCzGH6b1g="),

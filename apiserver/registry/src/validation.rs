@@ -302,6 +302,67 @@ pub fn taint_effect(errors: &mut ErrorList, effect: &str, path: &Path<'_>) {
     );
 }
 
+/// Conditions of the common form: types once, known statuses, times and reasons.
+pub fn conditions(errors: &mut ErrorList, list: &[Value], path: &Path<'_>) {
+    const REASON_WORDS: &str = "a condition reason must start with alphabetic character, optionally followed by a string of alphanumeric characters or '_,:', and must end with an alphanumeric character or '_'";
+    const REASON_FORMAT: &str = "[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?";
+    let mut seen = BTreeSet::new();
+    for (i, condition) in list.iter().enumerate() {
+        let (at, kind) = (path.index(i), condition.text("type"));
+        if !seen.insert(kind) {
+            errors.push(Error::duplicate(&at.child("type"), kind));
+        }
+        faults(errors, &at.child("type"), kind, names::qualified_name(kind));
+        one_of(
+            errors,
+            condition.text("status"),
+            &["False", "True", "Unknown"],
+            &at.child("status"),
+        );
+        if condition.number("observedGeneration") < 0 {
+            let value = condition.number("observedGeneration");
+            errors.push(Error::invalid(
+                &at.child("observedGeneration"),
+                value,
+                "must be greater than or equal to zero",
+            ));
+        }
+        if !condition.has("lastTransitionTime") {
+            errors.push(Error::required(&at.child("lastTransitionTime"), ""));
+        }
+        let (reason, here) = (condition.text("reason"), at.child("reason"));
+        if reason.is_empty() {
+            errors.push(Error::required(&here, ""));
+        } else {
+            let b = reason.as_bytes();
+            let good = b[0].is_ascii_alphabetic()
+                && b.iter()
+                    .all(|c| c.is_ascii_alphanumeric() || matches!(c, b'_' | b',' | b':'))
+                && !matches!(b[b.len() - 1], b',' | b':');
+            if !good {
+                let examples = [
+                    "my_name",
+                    "MY_NAME",
+                    "MyName",
+                    "ReasonA,ReasonB",
+                    "ReasonA:ReasonB",
+                ];
+                errors.push(Error::invalid(
+                    &here,
+                    reason,
+                    names::regex_error(REASON_WORDS, REASON_FORMAT, &examples),
+                ));
+            }
+            if reason.len() > 1024 {
+                errors.push(Error::too_long(&here, 1024));
+            }
+        }
+        if condition.text("message").len() > 32 * 1024 {
+            errors.push(Error::too_long(&at.child("message"), 32 * 1024));
+        }
+    }
+}
+
 /// A number that is not negative, or a percentage.
 pub fn int_or_percent(errors: &mut ErrorList, value: &Value, path: &Path<'_>) {
     match value {

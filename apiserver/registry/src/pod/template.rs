@@ -84,6 +84,16 @@ fn matches(errors: &mut ErrorList, selector: &Selector, spec: &Value, path: &Pat
     }
 }
 
+/// Whether the selector selects the template's own pods; what is wrong with the selector itself is told elsewhere.
+pub fn selected(errors: &mut ErrorList, spec: &Value, path: &Path<'_>) {
+    let parsed = k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector::deserialize(
+        spec.part("selector"),
+    );
+    if let Ok(Ok(selector)) = parsed.map(|s| Selector::from_label_selector(Some(&s))) {
+        matches(errors, &selector, spec, path);
+    }
+}
+
 /// Templates of workloads that keep pods running restart them always, and have no deadline.
 pub fn restarts_always(errors: &mut ErrorList, template: &Value, workload: &str, path: &Path<'_>) {
     let spec = path.child("spec");
