@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use keelson_api::status::Status;
 use keelson_auth::reviews;
 use keelson_registry::rest;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::negotiate::Offers;
 use crate::request::Request;
@@ -29,6 +29,9 @@ pub async fn dispatch(
     }
     if kind.plural == "componentstatuses" {
         return component_statuses(server, &request, resource).await;
+    }
+    if kind.plural == "bindings" {
+        return super::binding::bind(server, request, resource).await;
     }
     let agreed = request.negotiate(Offers::Objects)?;
     let expected = Expected {
@@ -105,12 +108,4 @@ async fn component_statuses(
         "etcd-0" => view::answer(resource, &agreed, &request.query, 200, &etcd),
         other => Err(Status::not_found(resource.qualified(), other)),
     }
-}
-
-/// A value's text at a pointer, or "".
-pub fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
-    value
-        .pointer(pointer)
-        .and_then(Value::as_str)
-        .unwrap_or_default()
 }

@@ -18,6 +18,7 @@ use crate::response::{ApiResult, Response};
 use crate::server::Server;
 use crate::verbs::admission::Write;
 use crate::verbs::body::{self, Expected};
+use crate::verbs::guard;
 use crate::verbs::options::WriteOptions;
 use crate::verbs::view;
 
@@ -154,6 +155,7 @@ async fn finish(
     let warnings = rest::before_create(resource.kind, &mut object, context)?;
     write.request.warnings.extend(warnings);
     keelson_schema::normalise(&mut object, resource.ty);
+    guard::rights(write.server, write.request, resource, &object, None)?;
     admitted.object = Some(object);
     write.validate(admitted).await?;
     let object = admitted.object.take().unwrap_or_default();

@@ -7,6 +7,7 @@ pub mod create;
 pub mod delete;
 pub mod delete_collection;
 pub mod get;
+pub mod guard;
 pub mod list;
 pub mod options;
 pub mod patch;

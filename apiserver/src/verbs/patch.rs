@@ -9,13 +9,13 @@ use keelson_api::field::{Error, Path};
 use keelson_api::status::{Qualified, Status};
 use keelson_registry::Strategy;
 use keelson_schema::patch::{self, PatchError};
-use keelson_schema::{DecodeError, FieldValidation, decode_value};
+use keelson_schema::{DecodeError, FieldValidation, Type, decode_value};
 use serde_json::Value;
 
 use crate::field_owner;
 use crate::negotiate::{Offers, media_type};
 use crate::objects::{self, Change, Current, Step, text};
-use crate::request::Request;
+use crate::request::{Request, Warnings};
 use crate::resources::Resource;
 use crate::response::{ApiResult, Response};
 use crate::server::Server;
@@ -66,6 +66,84 @@ impl Form {
     }
 }
 
+/// A patch as it was sent.
+pub struct Patch {
+    /// Its form.
+    pub form: Form,
+    bytes: Bytes,
+    validation: FieldValidation,
+}
+
+impl Patch {
+    /// Reads the patch of a request.
+    pub async fn read(request: &mut Request) -> ApiResult<Self> {
+        let form = Form::of(request)?;
+        let validation = body::field_validation(request)?;
+        Ok(Patch {
+            form,
+            validation,
+            bytes: request.read_body().await?,
+        })
+    }
+
+    /// The object after the patch, decoded against its type again. Not for apply, which needs ownership.
+    pub fn apply(&self, current: &Value, ty: &Type, warnings: &Warnings) -> ApiResult<Value> {
+        let value = match self.form {
+            Form::Json => patch::json(current, &self.bytes).map_err(|e| refused(&e))?,
+            Form::Merge => {
+                let mut value = current.clone();
+                patch::merge(&mut value, &self.object()?);
+                value
+            }
+            Form::Strategic => {
+                patch::strategic(current, &self.object()?, ty).map_err(|e| refused(&e))?
+            }
+            Form::Apply => return Err(Status::unsupported_media_type(&PATCH_TYPES[..3])),
+        };
+        let decoded = decode_value(value, ty, self.validation).map_err(|e| self.undecodable(&e))?;
+        warnings.extend(decoded.warnings);
+        let mut object = decoded.object;
+        for key in ["kind", "apiVersion"] {
+            object[key] = current.get(key).cloned().unwrap_or_default();
+        }
+        Ok(object)
+    }
+
+    fn object(&self) -> ApiResult<Value> {
+        let value: Value = serde_json::from_slice(&self.bytes)
+            .map_err(|e| Status::bad_request(format!("error decoding patch: {e}")))?;
+        if value.is_object() {
+            Ok(value)
+        } else {
+            Err(Status::bad_request(
+                "error decoding patch: the patch is not an object",
+            ))
+        }
+    }
+
+    fn undecodable(&self, error: &DecodeError) -> Status {
+        let text = String::from_utf8_lossy(&self.bytes);
+        Status::invalid(
+            Qualified::new("", ""),
+            "",
+            &[Error::invalid(&Path::new("patch"), text, error.to_string())],
+        )
+    }
+}
+
+fn refused(error: &PatchError) -> Status {
+    match error {
+        PatchError::Invalid(why) => Status::bad_request(why.clone()),
+        PatchError::TooManyOperations(_) => Status::request_entity_too_large(error),
+        PatchError::NotApplicable(why) => Status::failure(
+            422,
+            "Invalid",
+            format!("the server rejected our request due to an error in our request: {why}"),
+        ),
+        PatchError::Internal(why) => Status::internal(why),
+    }
+}
+
 /// Answers PATCH. `strategy` is the kind's own or that of the subresource.
 pub async fn patch(
     server: &Arc<Server>,
@@ -74,10 +152,9 @@ pub async fn patch(
     strategy: &dyn Strategy,
 ) -> ApiResult<Response> {
     let agreed = request.negotiate(Offers::Views)?;
-    let form = Form::of(&request)?;
-    let options = WriteOptions::of(&request, form == Form::Apply)?;
-    let validation = body::field_validation(&request)?;
-    let bytes = request.read_body().await?;
+    let patch = Patch::read(&mut request).await?;
+    let apply = patch.form == Form::Apply;
+    let options = WriteOptions::of(&request, apply)?;
     let name = request.info.path_name().to_owned();
     let namespace = namespace_of(resource, &request.info.namespace).to_owned();
     let replacing = Replacing {
@@ -89,12 +166,7 @@ pub async fn patch(
         options_kind: "PatchOptions",
         reserved: None,
     };
-    let mut patching = Patching {
-        replacing,
-        form,
-        validation,
-        patch: &bytes,
-    };
+    let mut patching = Patching { replacing, patch };
     match objects::modify(
         server,
         resource,
@@ -106,9 +178,7 @@ pub async fn patch(
     .await
     {
         // Apply makes what isn't there.
-        Err(e)
-            if e.is_not_found() && form == Form::Apply && request.info.subresource.is_empty() =>
-        {
+        Err(e) if e.is_not_found() && apply && request.info.subresource.is_empty() => {
             server.authorize(&request, "create")?;
             let object = patching.applied_to_nothing(&namespace, &name)?;
             let stored = store_new(server, &request, resource, object, &options).await?;
@@ -120,94 +190,42 @@ pub async fn patch(
 
 struct Patching<'a> {
     replacing: Replacing<'a>,
-    form: Form,
-    validation: FieldValidation,
-    patch: &'a Bytes,
+    patch: Patch,
 }
 
 impl Patching<'_> {
-    /// The object after the patch, decoded against its type again.
-    fn patched(&self, current: &Value) -> ApiResult<Value> {
-        let fail = |e: PatchError| self.refused(&e);
-        let value = match self.form {
-            Form::Json => patch::json(current, self.patch).map_err(fail)?,
-            Form::Merge => {
-                let mut value = current.clone();
-                patch::merge(&mut value, &self.patch_object()?);
-                value
-            }
-            Form::Strategic => {
-                patch::strategic(current, &self.patch_object()?, self.replacing.resource.ty)
-                    .map_err(fail)?
-            }
-            Form::Apply => return Err(Status::internal("apply is no patch of a value")),
-        };
-        let decoded = decode_value(value, self.replacing.resource.ty, self.validation)
-            .map_err(|e| self.undecodable(&e))?;
-        self.replacing.request.warnings.extend(decoded.warnings);
-        let mut object = decoded.object;
-        self.replacing.resource.add_type_meta(&mut object);
-        self.replacing.strategy.default(&mut object);
+    fn applied(&self, live: Option<&Value>) -> ApiResult<Value> {
+        let Replacing {
+            resource,
+            request,
+            strategy,
+            options,
+            ..
+        } = self.replacing;
+        let config = field_owner::configuration(
+            resource,
+            &self.patch.bytes,
+            self.patch.validation,
+            request,
+        )?;
+        let mut object =
+            self.replacing
+                .owner()
+                .apply(live, &config, field_owner::force(options))?;
+        strategy.default(&mut object);
         Ok(object)
-    }
-
-    fn patch_object(&self) -> ApiResult<Value> {
-        let value: Value = serde_json::from_slice(self.patch)
-            .map_err(|e| Status::bad_request(format!("error decoding patch: {e}")))?;
-        if value.is_object() {
-            Ok(value)
-        } else {
-            Err(Status::bad_request(
-                "error decoding patch: the patch is not an object",
-            ))
-        }
-    }
-
-    fn refused(&self, error: &PatchError) -> Status {
-        match error {
-            PatchError::Invalid(why) => Status::bad_request(why.clone()),
-            PatchError::TooManyOperations(_) => Status::request_entity_too_large(error),
-            PatchError::NotApplicable(why) => Status::failure(
-                422,
-                "Invalid",
-                format!("the server rejected our request due to an error in our request: {why}"),
-            ),
-            PatchError::Internal(why) => Status::internal(why),
-        }
-    }
-
-    fn undecodable(&self, error: &DecodeError) -> Status {
-        let text = String::from_utf8_lossy(self.patch);
-        Status::invalid(
-            Qualified::new("", ""),
-            "",
-            &[Error::invalid(&Path::new("patch"), text, error.to_string())],
-        )
     }
 
     /// The object that apply makes where there is none.
     fn applied_to_nothing(&self, namespace: &str, name: &str) -> ApiResult<Value> {
-        let config = field_owner::configuration(
-            self.replacing.resource,
-            self.patch,
-            self.validation,
-            self.replacing.request,
-        )?;
-        let mut object = self.replacing.owner().apply(
-            None,
-            &config,
-            field_owner::force(self.replacing.options),
-        )?;
+        let resource = self.replacing.resource;
+        let mut object = self.applied(None)?;
         if !text(&object, "uid").is_empty() {
             let why =
                 "uid mismatch: the provided object specified uid, and no existing object was found";
-            return Err(Status::conflict(
-                self.replacing.resource.qualified(),
-                name,
-                why,
-            ));
+            return Err(Status::conflict(resource.qualified(), name, why));
         }
-        set_namespace(&mut object, self.replacing.resource, namespace)?;
+        set_namespace(&mut object, resource, namespace)?;
         check_names(&object, name)?;
         object["metadata"]["name"] = name.into();
         Ok(object)
@@ -229,22 +247,17 @@ fn check_names(object: &Value, name: &str) -> ApiResult<()> {
 impl Step for Patching<'_> {
     async fn next(&mut self, current: &Current) -> ApiResult<Change> {
         let old = &current.object;
-        let new = if self.form == Form::Apply {
-            let config = field_owner::configuration(
-                self.replacing.resource,
-                self.patch,
-                self.validation,
-                self.replacing.request,
-            )?;
-            let mut new = self.replacing.owner().apply(
-                Some(old),
-                &config,
-                field_owner::force(self.replacing.options),
-            )?;
-            self.replacing.strategy.default(&mut new);
-            new
+        let new = if self.patch.form == Form::Apply {
+            self.applied(Some(old))?
         } else {
-            let mut new = self.patched(old)?;
+            let Replacing {
+                resource,
+                request,
+                strategy,
+                ..
+            } = self.replacing;
+            let mut new = self.patch.apply(old, resource.ty, &request.warnings)?;
+            strategy.default(&mut new);
             self.replacing.owner().record(Some(old), &mut new);
             new
         };

@@ -24,6 +24,7 @@ use crate::verbs::admission::Write;
 use crate::verbs::body::{self, Expected};
 use crate::verbs::create::{set_namespace, store_new};
 use crate::verbs::get::namespace_of;
+use crate::verbs::guard;
 use crate::verbs::options::WriteOptions;
 use crate::verbs::view;
 
@@ -229,6 +230,7 @@ impl Replacing<'_> {
         let warnings = rest::before_update(resource.kind, strategy, &mut new, old, &context)?;
         request.warnings.extend(warnings);
         keelson_schema::normalise(&mut new, resource.ty);
+        guard::rights(server, request, resource, &new, Some(old))?;
         admitted.object = Some(new);
         write.validate(admitted).await?;
         let mut new = admitted.object.take().unwrap_or_default();
