@@ -3,9 +3,6 @@
 use futures::future::BoxFuture;
 
 use crate::context::{Context, StartError};
-use crate::{
-    deployment, endpoints, garbage, namespace, node, pod_gc, replica, root_ca, service_account,
-};
 
 /// What a started controller is: a task that ends when the manager stops.
 pub type Task = BoxFuture<'static, ()>;
@@ -34,7 +31,7 @@ pub const ALL: &[Controller] = &[
         on_by_default: true,
         reads: &["*"],
         owns: &["*:without-owners"],
-        start: garbage::start,
+        start: crate::garbage::start,
     },
     Controller {
         name: "serviceaccount-controller",
@@ -42,7 +39,7 @@ pub const ALL: &[Controller] = &[
         on_by_default: true,
         reads: &["namespaces", "serviceaccounts"],
         owns: &["serviceaccounts:default"],
-        start: service_account::start,
+        start: crate::service_account::start,
     },
     Controller {
         name: "root-ca-certificate-publisher-controller",
@@ -50,7 +47,7 @@ pub const ALL: &[Controller] = &[
         on_by_default: true,
         reads: &["namespaces", "configmaps"],
         owns: &["configmaps:kube-root-ca.crt"],
-        start: root_ca::start,
+        start: crate::root_ca::start,
     },
     Controller {
         name: "namespace-controller",
@@ -58,7 +55,7 @@ pub const ALL: &[Controller] = &[
         on_by_default: true,
         reads: &["namespaces", "pods"],
         owns: &["namespaces/status", "namespaces/finalize"],
-        start: namespace::start,
+        start: crate::namespace::start,
     },
     Controller {
         name: "pod-garbage-collector-controller",
@@ -66,7 +63,7 @@ pub const ALL: &[Controller] = &[
         on_by_default: true,
         reads: &["pods", "nodes"],
         owns: &["pods:of-gone-nodes"],
-        start: pod_gc::start,
+        start: crate::pod_gc::start,
     },
     Controller {
         name: "endpoints-controller",
@@ -74,7 +71,7 @@ pub const ALL: &[Controller] = &[
         on_by_default: true,
         reads: &["services", "pods", "endpoints"],
         owns: &["endpoints:of-services"],
-        start: endpoints::legacy::start,
+        start: crate::endpoints::legacy::start,
     },
     Controller {
         name: "endpointslice-controller",
@@ -82,7 +79,7 @@ pub const ALL: &[Controller] = &[
         on_by_default: true,
         reads: &["services", "pods", "nodes", "endpointslices"],
         owns: &["endpointslices:of-services"],
-        start: endpoints::slices::start,
+        start: crate::endpoints::slices::start,
     },
     Controller {
         name: "endpointslice-mirroring-controller",
@@ -90,7 +87,7 @@ pub const ALL: &[Controller] = &[
         on_by_default: true,
         reads: &["services", "endpoints", "endpointslices"],
         owns: &["endpointslices:of-endpoints"],
-        start: endpoints::mirroring::start,
+        start: crate::endpoints::mirroring::start,
     },
     Controller {
         name: "deployment-controller",
@@ -98,7 +95,7 @@ pub const ALL: &[Controller] = &[
         on_by_default: true,
         reads: &["deployments", "replicasets", "pods"],
         owns: &["deployments/status", "replicasets:of-deployments"],
-        start: deployment::start,
+        start: crate::deployment::start,
     },
     Controller {
         name: "replicaset-controller",
@@ -106,7 +103,7 @@ pub const ALL: &[Controller] = &[
         on_by_default: true,
         reads: &["replicasets", "pods"],
         owns: &["replicasets/status", "pods:of-replicasets"],
-        start: replica::start::<k8s_openapi::api::apps::v1::ReplicaSet>,
+        start: crate::replica::start::<k8s_openapi::api::apps::v1::ReplicaSet>,
     },
     Controller {
         name: "replicationcontroller-controller",
@@ -117,7 +114,7 @@ pub const ALL: &[Controller] = &[
             "replicationcontrollers/status",
             "pods:of-replicationcontrollers",
         ],
-        start: replica::start::<k8s_openapi::api::core::v1::ReplicationController>,
+        start: crate::replica::start::<k8s_openapi::api::core::v1::ReplicationController>,
     },
     Controller {
         name: "node-ipam-controller",
@@ -125,7 +122,7 @@ pub const ALL: &[Controller] = &[
         on_by_default: true,
         reads: &["nodes"],
         owns: &["nodes:podCIDR"],
-        start: node::ipam::start,
+        start: crate::node::ipam::start,
     },
     Controller {
         name: "node-lifecycle-controller",
@@ -133,7 +130,7 @@ pub const ALL: &[Controller] = &[
         on_by_default: true,
         reads: &["nodes", "leases", "pods"],
         owns: &["nodes:taints"],
-        start: node::lifecycle::start,
+        start: crate::node::lifecycle::start,
     },
     Controller {
         name: "taint-eviction-controller",
@@ -141,7 +138,15 @@ pub const ALL: &[Controller] = &[
         on_by_default: true,
         reads: &["nodes", "pods"],
         owns: &["pods:of-tainted-nodes"],
-        start: node::eviction::start,
+        start: crate::node::eviction::start,
+    },
+    Controller {
+        name: "daemonset-controller",
+        account: "daemon-set-controller",
+        on_by_default: true,
+        reads: &["daemonsets", "controllerrevisions", "pods", "nodes"],
+        owns: &["daemonsets/status", "pods:of-daemonsets"],
+        start: crate::daemonset::start,
     },
 ];
 

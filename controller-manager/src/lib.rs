@@ -13,7 +13,9 @@ pub mod options;
 pub mod pod;
 pub mod pod_control;
 pub mod pod_index;
+pub mod revision;
 
+pub mod daemonset;
 pub mod deployment;
 pub mod endpoints;
 pub mod garbage;

@@ -55,6 +55,7 @@ pub async fn run<K, F, Fut, E>(
                         }
                     }
                     Ok(Err(error)) => {
+                        let error = brief(&error.to_string());
                         let delay = queue.add_rate_limited((*key).clone());
                         if queue.failures(&key) <= QUIET_FAILURES {
                             debug!(controller = %name, key = %*key, %error, ?delay, "reconcile failed; trying again");
@@ -73,6 +74,11 @@ pub async fn run<K, F, Fut, E>(
     stop.cancelled().await;
     queue.shut_down();
     while tasks.join_next().await.is_some() {}
+}
+
+/// An error without the debug form that the client appends to the API server's words.
+fn brief(error: &str) -> String {
+    error.split(" (Status {").next().unwrap_or(error).to_owned()
 }
 
 #[cfg(test)]

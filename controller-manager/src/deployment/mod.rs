@@ -4,6 +4,7 @@
 
 mod plan;
 mod sets;
+pub(crate) use sets::hash;
 mod status;
 
 use std::sync::Arc;

@@ -17,6 +17,9 @@ use crate::context::{Context, StartError};
 use crate::controllers::Task;
 use crate::options::Options;
 
+/// How often a node that others write at the same time is tried.
+const TRIES: usize = 6;
+
 /// Why a node has no range.
 #[derive(Debug, thiserror::Error)]
 enum IpamError {
@@ -127,27 +130,47 @@ impl Controller {
             );
             return Err(IpamError::Exhausted);
         };
-        let words: Vec<String> = given.iter().map(IpNet::to_string).collect();
-        let api = Api::<Node>::all(self.context.client.clone());
-        let patch = json!({"metadata": {"uid": node.metadata.uid, "resourceVersion": node.metadata.resource_version},
-            "spec": {"podCIDR": words.first(), "podCIDRs": words}});
-        match write::patch_merge(&api, &node.name_any(), &patch).await {
-            Ok(_) => {
-                info!(node = %key.name, cidrs = ?words, "gave the node its pod addresses");
+        match self.write(node, &given).await {
+            Ok(true) => {
+                info!(node = %key.name, cidrs = ?given, "gave the node its pod addresses");
+                Ok(Outcome::Done)
+            }
+            Ok(false) => {
+                self.give_back(key, &given).await?;
                 Ok(Outcome::Done)
             }
             Err(error) => {
-                if !write::is_conflict(&error) && !write::is_not_found(&error) {
-                    warn!(node = %key.name, %error, "cannot give the node its pod addresses");
-                }
-                self.give_back(api, key, &given).await?;
+                warn!(node = %key.name, %error, "cannot give the node its pod addresses");
+                self.give_back(key, &given).await?;
                 Err(error.into())
             }
         }
     }
 
+    /// Writes the ranges into the node; says whether it took them, which it does not if it has some by now.
+    async fn write(&self, mut node: Arc<Node>, given: &[IpNet]) -> Result<bool, Error> {
+        let words: Vec<String> = given.iter().map(IpNet::to_string).collect();
+        let api = Api::<Node>::all(self.context.client.clone());
+        for _ in 1..TRIES {
+            let patch = json!({"metadata": {"uid": node.metadata.uid, "resourceVersion": node.metadata.resource_version},
+                "spec": {"podCIDR": words.first(), "podCIDRs": words}});
+            match write::patch_merge(&api, &node.name_any(), &patch).await {
+                Ok(_) => return Ok(true),
+                Err(error) if write::is_conflict(&error) => {}
+                Err(error) => return Err(error),
+            }
+            // New nodes are written by several at once.
+            match api.get_opt(&node.name_any()).await? {
+                Some(fresh) if cidrs_of(&fresh).is_empty() => node = Arc::new(fresh),
+                _ => return Ok(false),
+            }
+        }
+        Ok(false)
+    }
+
     /// Gives ranges back, unless the write that failed got through after all.
-    async fn give_back(&self, api: Api<Node>, key: &Key, given: &[IpNet]) -> Result<(), Error> {
+    async fn give_back(&self, key: &Key, given: &[IpNet]) -> Result<(), Error> {
+        let api = Api::<Node>::all(self.context.client.clone());
         let held = api
             .get_opt(&key.name)
             .await?

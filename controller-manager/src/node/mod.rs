@@ -2,6 +2,7 @@
 
 mod cidrs;
 pub mod eviction;
+pub(crate) mod fit;
 pub mod ipam;
 pub mod lifecycle;
 pub(crate) mod taints;

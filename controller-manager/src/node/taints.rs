@@ -157,11 +157,11 @@ pub fn stay(taints: &[Taint], tolerations: &[Toleration]) -> Stay {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
     use serde_json::{Value, json};
 
-    pub(in crate::node) fn node(name: &str, ready: &str, extra: Value) -> Node {
+    pub(crate) fn node(name: &str, ready: &str, extra: Value) -> Node {
         let mut value = json!({"metadata": {"name": name, "uid": name}, "spec": {},
             "status": {"conditions": [{"type": "Ready", "status": ready}]}});
         crate::pod::tests::merge(&mut value, &extra);
