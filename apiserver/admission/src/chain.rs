@@ -113,6 +113,12 @@ pub const ALL: &[Row] = &[
     ),
     row!(default_ingress_class, DefaultIngressClass, true),
     row!(pod_topology_labels, PodTopologyLabels, true),
+    row!(mutating_admission_webhook, MutatingAdmissionWebhook, true),
+    row!(
+        validating_admission_webhook,
+        ValidatingAdmissionWebhook,
+        true
+    ),
     row!(resource_quota, ResourceQuota, true),
 ];
 
@@ -145,15 +151,29 @@ impl Chain {
         })
     }
 
-    /// Lets every plugin change the object.
+    /// Lets every plugin change the object. If a webhook changed it, the plugins before have another look: what they fill in
+    /// must be filled in for what the webhook brought, too.
     pub async fn admit(
         &self,
         request: &mut Request,
         environment: &Environment,
     ) -> Result<(), Status> {
-        for plugin in &self.plugins {
-            if plugin.handles(request) {
+        for (i, plugin) in self.plugins.iter().enumerate() {
+            if !plugin.handles(request) {
+                continue;
+            }
+            if plugin.name() != plugins::mutating_admission_webhook::NAME {
                 plugin.admit(request, environment).await?;
+                continue;
+            }
+            let before = request.object.clone();
+            plugin.admit(request, environment).await?;
+            if request.object != before {
+                for earlier in &self.plugins[..i] {
+                    if earlier.handles(request) {
+                        earlier.admit(request, environment).await?;
+                    }
+                }
             }
         }
         Ok(())

@@ -13,6 +13,7 @@ pub mod service_addresses;
 pub mod startup;
 #[cfg(test)]
 mod testing;
+pub mod webhooks;
 
 pub use chain::{Chain, Environment, Plugin, Writer};
 pub use keelson_auth::{Lookup, LookupError, Status, User};

@@ -120,7 +120,7 @@ fn merge_list(live: &[Value], config: &[Value], list: &List) -> Vec<Value> {
     out
 }
 
-/// The object without the paths in `gone`. What becomes empty stays, empty.
+/// The object without the paths in `gone`. What becomes empty becomes null.
 pub(super) fn remove(value: &Value, gone: &Set, node: Node<'_>) -> Value {
     match node.shape(value) {
         Shape::Leaf => value.clone(),
@@ -141,7 +141,11 @@ pub(super) fn remove(value: &Value, gone: &Set, node: Node<'_>) -> Value {
                     _ => item.clone(),
                 });
             }
-            Value::Array(kept)
+            if kept.is_empty() {
+                Value::Null
+            } else {
+                Value::Array(kept)
+            }
         }
         Shape::Object => {
             let mut kept = Map::new();
@@ -156,7 +160,11 @@ pub(super) fn remove(value: &Value, gone: &Set, node: Node<'_>) -> Value {
                 };
                 kept.insert(name.clone(), rest);
             }
-            Value::Object(kept)
+            if kept.is_empty() {
+                Value::Null
+            } else {
+                Value::Object(kept)
+            }
         }
     }
 }

@@ -9,8 +9,10 @@ use std::collections::BTreeMap;
 use crate::chain::{Environment, Plugin};
 use crate::request::{Operation, Request};
 
+mod baseline;
 mod checks;
 mod policy;
+mod restricted;
 
 use checks::{details, evaluate, reasons};
 use policy::{Level, Policy, Standard};
