@@ -30,4 +30,6 @@ pub mod server;
 pub mod serving;
 pub mod startup;
 pub mod subresources;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod verbs;

@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::CONTENT_ENCODING;
@@ -11,7 +10,6 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use keelson_api::status::Status;
 use keelson_auth::User;
-use tokio::time::Instant;
 
 use crate::body::{self, MAX_REQUEST_BODY};
 use crate::negotiate::{Negotiated, Offers, negotiate};
@@ -67,8 +65,6 @@ pub struct Request {
     pub audit_id: String,
     /// Warnings for the client.
     pub warnings: Warnings,
-    /// When the answer is due (none for long-running requests).
-    pub deadline: Option<Instant>,
     /// The body, until it is read.
     pub body: Option<Incoming>,
     /// The raw connection, should it be switched to another protocol.
@@ -99,7 +95,6 @@ impl Request {
             peer,
             audit_id,
             warnings: Warnings::default(),
-            deadline: None,
             body: Some(body),
         }
     }
@@ -136,12 +131,5 @@ impl Request {
     /// The client's User-Agent.
     pub fn user_agent(&self) -> &str {
         self.header("user-agent").unwrap_or_default()
-    }
-
-    /// Time left before the answer is due.
-    pub fn time_left(&self) -> Duration {
-        self.deadline.map_or(Duration::from_secs(30), |d| {
-            d.saturating_duration_since(Instant::now())
-        })
     }
 }

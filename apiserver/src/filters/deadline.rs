@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keelson_api::status::Status;
-use tokio::time::Instant;
 
 use super::Next;
 use crate::duration;
@@ -13,7 +12,7 @@ use crate::request::Request;
 use crate::response::{self, Response};
 use crate::server::Server;
 
-pub(super) async fn run(server: &Arc<Server>, mut request: Request, next: Next) -> Response {
+pub(super) async fn run(server: &Arc<Server>, request: Request, next: Next) -> Response {
     if request.info.is_long_running() {
         return next.call(server, request).await;
     }
@@ -30,7 +29,6 @@ pub(super) async fn run(server: &Arc<Server>, mut request: Request, next: Next) 
             }
         }
     }
-    request.deadline = Some(Instant::now() + allowed);
     match tokio::time::timeout(allowed, next.call(server, request)).await {
         Ok(response) => response,
         Err(_) => {

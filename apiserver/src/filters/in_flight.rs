@@ -45,6 +45,12 @@ pub(super) async fn run(server: &Arc<Server>, request: Request, next: Next) -> R
     } else {
         &server.limits.reads
     };
+    let gauge = if mutating {
+        &server.metrics.mutating
+    } else {
+        &server.metrics.reading
+    };
+    let _counted = gauge.hold();
     let Some(pool) = pool else {
         return next.call(server, request).await;
     };

@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::{identity, own};
+use super::{bootstrap, identity, own};
 use crate::objects::text;
 use crate::response::ApiResult;
 use crate::server::Server;
@@ -36,6 +36,7 @@ pub async fn keep(server: Arc<Server>) {
             () = server.stop.cancelled() => return,
             () = tokio::time::sleep(EVERY) => {}
         }
+        bootstrap::kubernetes_service(&server).await;
         if let Err(e) = write(&server, &addresses(&server, false)).await {
             tracing::warn!(error = %e, "the endpoints of default/kubernetes could not be written");
         }

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::own;
+use super::{bootstrap, own};
 use crate::response::ApiResult;
 use crate::server::Server;
 
@@ -49,6 +49,8 @@ pub async fn keep(server: Arc<Server>) {
             () = server.stop.cancelled() => return,
             () = tokio::time::sleep(RENEW) => {}
         }
+        // The namespaces of the system come back, whoever deleted them.
+        bootstrap::namespaces(&server).await;
         if let Err(e) = renew(&server).await {
             tracing::warn!(error = %e, "the own lease could not be renewed");
         }
