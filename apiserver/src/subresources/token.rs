@@ -41,10 +41,6 @@ pub async fn issue(
         request.info.namespace.clone(),
         request.info.path_name().to_owned(),
     );
-    let prepared = server
-        .token_requests
-        .prepare(server.lookup.as_ref(), &namespace, &name, asked)
-        .await?;
     let write = Write {
         server,
         request: &request,
@@ -55,7 +51,15 @@ pub async fn issue(
         options: options.to_value("CreateOptions"),
         dry_run: options.dry_run,
     };
-    let mut admitted = write.admission(Operation::Create, Some(prepared.request.clone()), None);
+    // NodeRestriction is among the plugins that admit: what kubelets may ask for is decided there.
+    let mut admitted = write.admission(Operation::Create, Some(asked), None);
+    write.admit(&mut admitted).await?;
+    let asked = admitted.object.take().unwrap_or_default();
+    let prepared = server
+        .token_requests
+        .prepare(server.lookup.as_ref(), &namespace, &name, asked)
+        .await?;
+    admitted.object = Some(prepared.request.clone());
     write.validate(&mut admitted).await?;
     let issued = server
         .token_requests

@@ -52,41 +52,54 @@ impl Plugin for NodeRestriction {
     }
 
     async fn admit(&self, request: &mut Request, environment: &Environment) -> Result<(), Status> {
-        let Some(node) = request.user.node().map(str::to_owned) else {
-            return Err(request.forbidden(format!(
-                "could not determine node from user {:?}",
-                request.user.name
-            )));
-        };
-        let (node, request) = (node.as_str(), &*request);
-        let subresource = request.subresource.as_str();
-        let verdict = match (
-            request.resource.group.as_str(),
-            request.resource.resource.as_str(),
-        ) {
-            ("", "pods") => return pod(node, request, environment).await,
-            ("", "serviceaccounts")
-                if request.operation == Operation::Create && subresource == "token" =>
-            {
-                return token(node, request, environment).await;
-            }
-            ("", "nodes") => own_node(node, request),
-            ("", "persistentvolumeclaims") => claim(node, request),
-            ("coordination.k8s.io", "leases") => lease(node, request),
-            ("storage.k8s.io", "csinodes") => same_name(
-                node,
-                request,
-                "can only access CSINode with the same name as the requesting node",
-            ),
-            ("resource.k8s.io", "resourceslices") => resource_slice(node, request),
-            ("certificates.k8s.io", "certificatesigningrequests") => signing_request(node, request),
-            ("certificates.k8s.io", "podcertificaterequests") => {
-                Err("PodCertificateRequest feature gate is disabled".to_owned())
-            }
-            _ => Ok(()),
-        };
-        verdict.map_err(|why| request.forbidden(why))
+        check(request, environment).await
     }
+
+    /// Once more after all changes, and for writes that skip the changing plugins.
+    async fn validate(
+        &self,
+        request: &mut Request,
+        environment: &Environment,
+    ) -> Result<(), Status> {
+        check(request, environment).await
+    }
+}
+
+async fn check(request: &Request, environment: &Environment) -> Result<(), Status> {
+    let Some(node) = request.user.node().map(str::to_owned) else {
+        return Err(request.forbidden(format!(
+            "could not determine node from user {:?}",
+            request.user.name
+        )));
+    };
+    let node = node.as_str();
+    let subresource = request.subresource.as_str();
+    let verdict = match (
+        request.resource.group.as_str(),
+        request.resource.resource.as_str(),
+    ) {
+        ("", "pods") => return pod(node, request, environment).await,
+        ("", "serviceaccounts")
+            if request.operation == Operation::Create && subresource == "token" =>
+        {
+            return token(node, request, environment).await;
+        }
+        ("", "nodes") => own_node(node, request),
+        ("", "persistentvolumeclaims") => claim(node, request),
+        ("coordination.k8s.io", "leases") => lease(node, request),
+        ("storage.k8s.io", "csinodes") => same_name(
+            node,
+            request,
+            "can only access CSINode with the same name as the requesting node",
+        ),
+        ("resource.k8s.io", "resourceslices") => resource_slice(node, request),
+        ("certificates.k8s.io", "certificatesigningrequests") => signing_request(node, request),
+        ("certificates.k8s.io", "podcertificaterequests") => {
+            Err("PodCertificateRequest feature gate is disabled".to_owned())
+        }
+        _ => Ok(()),
+    };
+    verdict.map_err(|why| request.forbidden(why))
 }
 
 async fn pod(node: &str, request: &Request, environment: &Environment) -> Result<(), Status> {
