@@ -222,7 +222,6 @@ fn kubelet(facts: &Facts<'_>) -> Component {
         flag("root-dir", layout.kubelet()),
         format!("--hostname-override={}", facts.node),
         format!("--node-ip={}", facts.address),
-        "--node-labels=node-role.kubernetes.io/control-plane=".into(),
         format!("--cgroup-root=/{}", layout.cgroup_root()),
         flag("keelson-image-root", layout.images()),
         flag("keelson-state-dir", layout.run().join("kubelet")),

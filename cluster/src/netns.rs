@@ -49,7 +49,9 @@ pub fn ensure(name: &str) -> Result<IpAddr> {
     for arguments in [
         vec!["link", "set", "lo", "up"],
         // A cable to nowhere: not every kernel has the dummy driver, and a cable has a carrier.
-        vec!["link", "add", "node0", "type", "veth", "peer", "name", "node1"],
+        vec![
+            "link", "add", "node0", "type", "veth", "peer", "name", "node1",
+        ],
         vec!["link", "set", "node1", "up"],
         vec!["address", "replace", "198.51.100.10/24", "dev", "node0"],
         vec!["link", "set", "node0", "up"],

@@ -8,8 +8,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use kube::Client;
+use k8s_openapi::api::core::v1::Node;
+use kube::api::{Patch, PatchParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Api, Client};
 
 use crate::certificates::Certificates;
 use crate::components::{self, Facts, Programs};
@@ -105,6 +107,7 @@ pub async fn run(layout: &Layout, options: &Options) -> Result<()> {
         .step("cluster DNS", addons::apply(&client, addons::DNS))
         .await?;
     progress.step("node ready", wait_nodes(layout)).await?;
+    changed |= label_control_plane(&client, &node).await?;
     if options.example {
         let created = progress
             .step(
@@ -224,6 +227,26 @@ async fn wait_ready(client: &Client, layout: &Layout) -> Result<()> {
             }
         }
     }
+}
+
+/// Gives the node its role, which a kubelet may not give itself (upstream refuses such `--node-labels`; kubeadm does the same).
+async fn label_control_plane(client: &Client, node: &str) -> Result<bool> {
+    let api: Api<Node> = Api::all(client.clone());
+    let label = "node-role.kubernetes.io/control-plane";
+    if api
+        .get(node)
+        .await?
+        .metadata
+        .labels
+        .is_some_and(|labels| labels.contains_key(label))
+    {
+        return Ok(false);
+    }
+    let patch = serde_json::json!({"metadata": {"labels": {label: ""}}});
+    api.patch(node, &PatchParams::default(), &Patch::Merge(&patch))
+        .await
+        .context("cannot label the node")?;
+    Ok(true)
 }
 
 async fn wait_nodes(layout: &Layout) -> Result<()> {
