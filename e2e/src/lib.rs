@@ -1,1 +1,5 @@
-//! e2e: see ARCHITECTURE.md.
+//! End-to-end tests: a cluster of the test's own, driven by stock kubectl as a user would.
+//!
+//! The tests are in `tests/`: `tidy` (the tree itself), `root_walk` (issue by issue what a user does on one node).
+
+pub mod cluster;

@@ -1,0 +1,32 @@
+# Thin: every target calls one thing. `make up` and `make test` are the two commands of README.
+.PHONY: up down build test check conformance upstream kubectl prerequisites
+export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/local/go/bin
+
+up: build ## a running, secured cluster with the guide's example
+	target/release/keelson up
+
+down: ## stop it; what is stored stays
+	target/release/keelson down
+
+prerequisites:
+	packaging/prerequisites
+
+build: prerequisites ## the daemons and `keelson`, into target/release
+	packaging/build
+
+kubectl: ## stock kubectl, where PATH has none within the version skew
+	packaging/prerequisites tools
+	e2e/upstream/build kubectl
+
+upstream: ## upstream's programs to look at and to compare with (25 minutes)
+	packaging/prerequisites tools
+	e2e/upstream/build
+
+test: ## everything that lands must pass
+	e2e/test
+
+check: ## formatting, lints, dependencies, tidiness
+	packaging/check
+
+conformance: build upstream ## upstream's conformance suite: FOCUS=, STAGE=, LIST=, CONTENT_TYPE=
+	e2e/conformance/run
