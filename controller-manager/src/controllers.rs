@@ -148,6 +148,14 @@ pub const ALL: &[Controller] = &[
         owns: &["daemonsets/status", "pods:of-daemonsets"],
         start: crate::daemonset::start,
     },
+    Controller {
+        name: "statefulset-controller",
+        account: "statefulset-controller",
+        on_by_default: true,
+        reads: &["statefulsets", "controllerrevisions", "pods"],
+        owns: &["statefulsets/status", "pods:of-statefulsets"],
+        start: crate::statefulset::start,
+    },
 ];
 
 /// The names of all controllers.

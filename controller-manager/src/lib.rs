@@ -25,3 +25,4 @@ pub mod pod_gc;
 pub mod replica;
 pub mod root_ca;
 pub mod service_account;
+pub mod statefulset;

@@ -17,6 +17,8 @@ use tokio::time::Instant;
 use tower::BoxError;
 use tracing::{info, warn};
 
+use crate::transport;
+
 /// Why there is no client.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -91,7 +93,8 @@ pub fn from_config(config: Config) -> Result<Client, Error> {
 }
 
 fn build(config: Config) -> Result<Client, Error> {
-    Client::try_from(config).map_err(|error| Error::Build(Box::new(error)))
+    keelson_daemon::install_crypto();
+    transport::client(config).map_err(|error| Error::Build(Box::new(error)))
 }
 
 /// A client from a kubeconfig file that follows changes of the files it names.
@@ -139,12 +142,7 @@ pub async fn from_kubeconfig_or_cluster(
 }
 
 async fn send(client: Client, request: Request<Body>) -> Result<Response<Body>, BoxError> {
-    let watch = request.uri().query().is_some_and(|query| {
-        query
-            .split('&')
-            .any(|part| part == "watch=true" || part == "watch=1" || part == "follow=true")
-    });
-    if watch {
+    if transport::is_watch(&request) {
         return Ok(client.send(request).await?);
     }
     match tokio::time::timeout(ANSWER_TIMEOUT, client.send(request)).await {

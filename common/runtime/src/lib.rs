@@ -20,6 +20,7 @@ pub mod store;
 pub mod write;
 
 mod hostlock;
+mod transport;
 
 pub use informer::{Event, Informer, Informers};
 pub use queue::Queue;
