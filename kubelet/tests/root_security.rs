@@ -8,7 +8,12 @@ use support::{Host, in_own_network};
 /// A field of /proc/self/status of a command run in the container.
 async fn status_field(host: &Host, container: &ContainerRef, field: &str) -> String {
     let (_, text, _) = host.exec(container, &["cat", "/proc/self/status"]).await;
-    text.lines().find_map(|line| line.strip_prefix(field)).unwrap_or("").trim_start_matches(':').trim().to_owned()
+    text.lines()
+        .find_map(|line| line.strip_prefix(field))
+        .unwrap_or("")
+        .trim_start_matches(':')
+        .trim()
+        .to_owned()
 }
 
 #[test]
@@ -24,29 +29,53 @@ fn confined_by_default_and_in_exec() {
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
         }
         let log = host.log(&spec);
-        for line in ["stdout F CapEff:\t00000000a80425fb", "stdout F CapBnd:\t00000000a80425fb", "stdout F NoNewPrivs:\t0", "stdout F Seccomp:\t2"] {
+        for line in [
+            "stdout F CapEff:\t00000000a80425fb",
+            "stdout F CapBnd:\t00000000a80425fb",
+            "stdout F NoNewPrivs:\t0",
+            "stdout F Seccomp:\t2",
+        ] {
             assert!(log.contains(&line.to_owned()), "{line}: {log:?}");
         }
         let container = &spec.container;
         assert_eq!(status_field(&host, container, "Seccomp").await, "2");
         for field in ["CapEff", "CapBnd", "CapPrm"] {
-            assert_eq!(status_field(&host, container, field).await, "00000000a80425fb", "{field}");
+            assert_eq!(
+                status_field(&host, container, field).await,
+                "00000000a80425fb",
+                "{field}"
+            );
         }
-        assert_eq!(status_field(&host, container, "CapAmb").await, "0000000000000000");
+        assert_eq!(
+            status_field(&host, container, "CapAmb").await,
+            "0000000000000000"
+        );
         assert_eq!(status_field(&host, container, "Groups").await, "0 10");
         // Only standard streams, and ls's own directory: nothing of the host leaks in.
         let (_, descriptors, _) = host.exec(container, &["ls", "/proc/self/fd"]).await;
-        assert_eq!(descriptors.split_whitespace().collect::<Vec<_>>(), ["0", "1", "2", "3"]);
+        assert_eq!(
+            descriptors.split_whitespace().collect::<Vec<_>>(),
+            ["0", "1", "2", "3"]
+        );
         let (_, descriptors, _) = host.exec(container, &["sh", "-c", "ls /proc/1/fd"]).await;
-        assert_eq!(descriptors.split_whitespace().collect::<Vec<_>>(), ["0", "1", "2"]);
+        assert_eq!(
+            descriptors.split_whitespace().collect::<Vec<_>>(),
+            ["0", "1", "2"]
+        );
         for (what, command) in [
             ("new namespaces", "unshare -m true"),
             ("mounts", "mount -t tmpfs x /tmp"),
             ("kernel settings", "echo 1 > /proc/sys/kernel/panic"),
             ("sysrq", "echo h > /proc/sysrq-trigger"),
             ("sysfs", "echo x > /sys/kernel/mm/ksm/run || touch /sys/x"),
-            ("cgroups", "touch /sys/fs/cgroup/x || mkdir /sys/fs/cgroup/memory/x || echo -1 > /sys/fs/cgroup/memory/memory.limit_in_bytes"),
-            ("block devices", "mknod /tmp/disk b 254 0 && dd if=/tmp/disk of=/dev/null bs=1 count=1"),
+            (
+                "cgroups",
+                "touch /sys/fs/cgroup/x || mkdir /sys/fs/cgroup/memory/x || echo -1 > /sys/fs/cgroup/memory/memory.limit_in_bytes",
+            ),
+            (
+                "block devices",
+                "mknod /tmp/disk b 254 0 && dd if=/tmp/disk of=/dev/null bs=1 count=1",
+            ),
             ("kernel memory", "head -c 1 /proc/kcore | grep ."),
             ("the shim", "ls -l /proc/1/root/../../host"),
         ] {
@@ -54,8 +83,14 @@ fn confined_by_default_and_in_exec() {
             assert_ne!(code, 0, "{what}: {stdout}");
         }
         let (_, devices, _) = host.exec(container, &["ls", "/dev"]).await;
-        for device in ["null", "zero", "full", "random", "urandom", "tty", "ptmx", "pts", "shm", "mqueue", "fd", "stdin", "stdout", "stderr"] {
-            assert!(devices.split_whitespace().any(|found| found == device), "{device}: {devices}");
+        for device in [
+            "null", "zero", "full", "random", "urandom", "tty", "ptmx", "pts", "shm", "mqueue",
+            "fd", "stdin", "stdout", "stderr",
+        ] {
+            assert!(
+                devices.split_whitespace().any(|found| found == device),
+                "{device}: {devices}"
+            );
         }
         host.close().await;
     });
@@ -77,12 +112,29 @@ fn users_groups_and_privileges() {
         spec.security.add_capabilities = vec!["NET_BIND_SERVICE".into()];
         spec.working_dir = Some("/srv/made".into());
         host.start(&spec).await;
-        let (_, id, _) = host.exec(&spec.container, &["sh", "-c", "id; echo $HOME; readlink /proc/self/cwd"]).await;
-        assert_eq!(id, "uid=1000(web) gid=1001(web) groups=10(wheel),1001(web),2000\n/tmp\n/srv/made\n");
-        assert_eq!(status_field(&host, &spec.container, "NoNewPrivs").await, "1");
+        let (_, id, _) = host
+            .exec(
+                &spec.container,
+                &["sh", "-c", "id; echo $HOME; readlink /proc/self/cwd"],
+            )
+            .await;
+        assert_eq!(
+            id,
+            "uid=1000(web) gid=1001(web) groups=10(wheel),1001(web),2000\n/tmp\n/srv/made\n"
+        );
+        assert_eq!(
+            status_field(&host, &spec.container, "NoNewPrivs").await,
+            "1"
+        );
         assert_eq!(status_field(&host, &spec.container, "Seccomp").await, "2");
-        assert_eq!(status_field(&host, &spec.container, "CapBnd").await, "0000000000000400");
-        assert_eq!(status_field(&host, &spec.container, "CapEff").await, "0000000000000000");
+        assert_eq!(
+            status_field(&host, &spec.container, "CapBnd").await,
+            "0000000000000400"
+        );
+        assert_eq!(
+            status_field(&host, &spec.container, "CapEff").await,
+            "0000000000000000"
+        );
         let (code, _, _) = host.exec(&spec.container, &["touch", "/x"]).await;
         assert_ne!(code, 0);
         let mut spec = host.container(&pod, "unconfined", &["sleep", "1000"]);
@@ -92,7 +144,16 @@ fn users_groups_and_privileges() {
         let mut spec = host.container(&pod, "privileged", &["sleep", "1000"]);
         spec.security.privileged = true;
         host.start(&spec).await;
-        let (code, _, error) = host.exec(&spec.container, &["sh", "-c", "mount -t tmpfs x /tmp && touch /tmp/y && ls /dev/null"]).await;
+        let (code, _, error) = host
+            .exec(
+                &spec.container,
+                &[
+                    "sh",
+                    "-c",
+                    "mount -t tmpfs x /tmp && touch /tmp/y && ls /dev/null",
+                ],
+            )
+            .await;
         assert_eq!(code, 0, "{error}");
         host.close().await;
     });
@@ -109,7 +170,9 @@ fn localhost_seccomp_profiles() {
         let mut spec = host.container(&pod, "main", &["sleep", "1000"]);
         spec.security.seccomp = Seccomp::Localhost(profile);
         host.start(&spec).await;
-        let (_, _, error) = host.exec(&spec.container, &["busybox", "chmod", "700", "/tmp"]).await;
+        let (_, _, error) = host
+            .exec(&spec.container, &["busybox", "chmod", "700", "/tmp"])
+            .await;
         assert!(error.contains("Operation not permitted"), "{error}");
         host.close().await;
     });
@@ -141,14 +204,23 @@ fn mounts() {
         host.start(&spec).await;
         let (code, text, error) = host.exec(&spec.container, &["sh", "-c", "cat /etc/hosts; echo new > /data/written; touch /frozen/x || cat /escape/file; df /dev/shm | grep -c 65536"]).await;
         assert_eq!((code, text.as_str()), (0, "contentcontent1\n"), "{error}");
-        assert_eq!(std::fs::read_to_string(source.join("written")).unwrap(), "new\n");
+        assert_eq!(
+            std::fs::read_to_string(source.join("written")).unwrap(),
+            "new\n"
+        );
         let mut spec = host.container(&pod, "gone", &["true"]);
         spec.mounts = vec![mount("/data", source.join("missing"), false)];
         let error = host.runtime.create_container(&spec).await.unwrap_err();
-        assert!(error.to_string().contains("no such file or directory"), "{error}");
+        assert!(
+            error.to_string().contains("no such file or directory"),
+            "{error}"
+        );
         // What is mounted on the host later shows where that is wanted.
         let mut spec = host.container(&pod, "slave", &["sleep", "1000"]);
-        spec.mounts = vec![Mount { propagation: Propagation::HostToContainer, ..mount("/data", source.clone(), false) }];
+        spec.mounts = vec![Mount {
+            propagation: Propagation::HostToContainer,
+            ..mount("/data", source.clone(), false)
+        }];
         host.start(&spec).await;
         host.close().await;
     });
@@ -159,19 +231,33 @@ fn shared_and_foreign_process_namespaces() {
     in_own_network(|| async {
         let host = Host::new().await;
         let mut pod = host.pod("shared");
-        pod.namespaces = Namespaces { share_pid: true, ..Namespaces::default() };
+        pod.namespaces = Namespaces {
+            share_pid: true,
+            ..Namespaces::default()
+        };
         host.runtime.run_sandbox(&pod).await.unwrap();
         let first = host.container(&pod, "first", &["sh", "-c", "sleep 4321 & sleep 1000"]);
         let second = host.container(&pod, "second", &["sleep", "1000"]);
         host.start(&first).await;
         host.start(&second).await;
         let (_, processes, _) = host.exec(&second.container, &["ps"]).await;
-        assert!(processes.contains("sleep 4321") && processes.lines().any(|line| line.trim_start().starts_with("1 65535")), "{processes}");
+        assert!(
+            processes.contains("sleep 4321")
+                && processes
+                    .lines()
+                    .any(|line| line.trim_start().starts_with("1 65535")),
+            "{processes}"
+        );
         // The pause process shows nothing of the host.
-        let (code, _, _) = host.exec(&second.container, &["ls", "/proc/1/root/etc/passwd"]).await;
+        let (code, _, _) = host
+            .exec(&second.container, &["ls", "/proc/1/root/etc/passwd"])
+            .await;
         assert_ne!(code, 0);
         // A container that ends takes all of its processes along.
-        host.runtime.stop_container(&first.container, std::time::Duration::from_secs(1)).await.unwrap();
+        host.runtime
+            .stop_container(&first.container, std::time::Duration::from_secs(1))
+            .await
+            .unwrap();
         tokio::time::sleep(std::time::Duration::from_millis(200)).await;
         let (_, processes, _) = host.exec(&second.container, &["ps"]).await;
         assert!(!processes.contains("sleep 4321"), "{processes}");
@@ -196,14 +282,33 @@ fn sysctls_stay_in_the_pod() {
     in_own_network(|| async {
         let host = Host::new().await;
         let mut pod = host.pod("sysctls");
-        pod.sysctls.insert("net.ipv4.ip_local_port_range".into(), "4000 5000".into());
-        pod.sysctls.insert("kernel.shm_rmid_forced".into(), "1".into());
+        pod.sysctls
+            .insert("net.ipv4.ip_local_port_range".into(), "4000 5000".into());
+        pod.sysctls
+            .insert("kernel.shm_rmid_forced".into(), "1".into());
         host.runtime.run_sandbox(&pod).await.unwrap();
         let spec = host.container(&pod, "main", &["sleep", "1000"]);
         host.start(&spec).await;
-        let (_, text, _) = host.exec(&spec.container, &["cat", "/proc/sys/net/ipv4/ip_local_port_range", "/proc/sys/kernel/shm_rmid_forced"]).await;
-        assert_eq!(text.split_whitespace().collect::<Vec<_>>(), ["4000", "5000", "1"]);
-        assert_ne!(std::fs::read_to_string("/proc/sys/kernel/shm_rmid_forced").unwrap().trim(), "1");
+        let (_, text, _) = host
+            .exec(
+                &spec.container,
+                &[
+                    "cat",
+                    "/proc/sys/net/ipv4/ip_local_port_range",
+                    "/proc/sys/kernel/shm_rmid_forced",
+                ],
+            )
+            .await;
+        assert_eq!(
+            text.split_whitespace().collect::<Vec<_>>(),
+            ["4000", "5000", "1"]
+        );
+        assert_ne!(
+            std::fs::read_to_string("/proc/sys/kernel/shm_rmid_forced")
+                .unwrap()
+                .trim(),
+            "1"
+        );
         let mut pod = host.pod("host-sysctls");
         pod.sysctls.insert("kernel.panic".into(), "1".into());
         let error = host.runtime.run_sandbox(&pod).await.unwrap_err();

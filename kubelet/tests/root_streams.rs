@@ -27,7 +27,10 @@ async fn read_terminal(master: &OwnedFd, until: &str) -> String {
         let mut text = String::new();
         let before = Instant::now();
         while !text.contains(&until) && before.elapsed() < Duration::from_secs(10) {
-            let mut fds = [nix::poll::PollFd::new(master.as_fd(), nix::poll::PollFlags::POLLIN)];
+            let mut fds = [nix::poll::PollFd::new(
+                master.as_fd(),
+                nix::poll::PollFlags::POLLIN,
+            )];
             if nix::poll::poll(&mut fds, 1000_u16).unwrap() == 0 {
                 continue;
             }
@@ -54,20 +57,58 @@ fn exec_codes_and_streams() {
         let mut spec = host.container(&pod, "main", &["sleep", "1000"]);
         spec.env = vec![("GREETING".into(), "hi".into())];
         host.start(&spec).await;
-        let (code, stdout, stderr) = host.exec(&spec.container, &["sh", "-c", "echo $GREETING; echo err >&2; exit 42"]).await;
-        assert_eq!((code, stdout.as_str(), stderr.as_str()), (42, "hi\n", "err\n"));
-        assert_eq!(host.exec(&spec.container, &["sh", "-c", "kill -9 $$"]).await.0, 137);
+        let (code, stdout, stderr) = host
+            .exec(
+                &spec.container,
+                &["sh", "-c", "echo $GREETING; echo err >&2; exit 42"],
+            )
+            .await;
+        assert_eq!(
+            (code, stdout.as_str(), stderr.as_str()),
+            (42, "hi\n", "err\n")
+        );
+        assert_eq!(
+            host.exec(&spec.container, &["sh", "-c", "kill -9 $$"])
+                .await
+                .0,
+            137
+        );
         for (words, want) in [
-            (vec!["xx"], "OCI runtime exec failed: exec failed: unable to start container process: exec: \"xx\": executable file not found in $PATH: unknown"),
-            (vec!["/xx"], "OCI runtime exec failed: exec failed: unable to start container process: exec: \"/xx\": stat /xx: no such file or directory: unknown"),
-            (vec!["/etc/plain"], "OCI runtime exec failed: exec failed: unable to start container process: exec: \"/etc/plain\": permission denied: unknown"),
+            (
+                vec!["xx"],
+                "OCI runtime exec failed: exec failed: unable to start container process: exec: \"xx\": executable file not found in $PATH: unknown",
+            ),
+            (
+                vec!["/xx"],
+                "OCI runtime exec failed: exec failed: unable to start container process: exec: \"/xx\": stat /xx: no such file or directory: unknown",
+            ),
+            (
+                vec!["/etc/plain"],
+                "OCI runtime exec failed: exec failed: unable to start container process: exec: \"/etc/plain\": permission denied: unknown",
+            ),
         ] {
-            let request = ExecRequest { command: command(&words), stdout: true, ..ExecRequest::default() };
-            let error = host.runtime.exec(&spec.container, &request).await.unwrap_err();
-            assert!(matches!(&error, RuntimeError::Start(message) if message == want), "{error}");
+            let request = ExecRequest {
+                command: command(&words),
+                stdout: true,
+                ..ExecRequest::default()
+            };
+            let error = host
+                .runtime
+                .exec(&spec.container, &request)
+                .await
+                .unwrap_err();
+            assert!(
+                matches!(&error, RuntimeError::Start(message) if message == want),
+                "{error}"
+            );
         }
         // What goes in comes out.
-        let request = ExecRequest { command: command(&["cat"]), stdin: true, stdout: true, ..ExecRequest::default() };
+        let request = ExecRequest {
+            command: command(&["cat"]),
+            stdin: true,
+            stdout: true,
+            ..ExecRequest::default()
+        };
         let mut session = host.runtime.exec(&spec.container, &request).await.unwrap();
         let data = vec![b'x'; 1 << 20];
         let stdin = session.stdin.take();
@@ -78,7 +119,11 @@ fn exec_codes_and_streams() {
         let (code, stdout, _) = host.exec(&spec.container, &["echo", "-n", &long]).await;
         assert_eq!((code, stdout.len()), (0, long.len()));
         // Time is bounded.
-        let request = ExecRequest { command: command(&["sleep", "100"]), timeout: Some(Duration::from_millis(300)), ..ExecRequest::default() };
+        let request = ExecRequest {
+            command: command(&["sleep", "100"]),
+            timeout: Some(Duration::from_millis(300)),
+            ..ExecRequest::default()
+        };
         let before = Instant::now();
         let session = host.runtime.exec(&spec.container, &request).await.unwrap();
         assert_eq!(session.exit.await.unwrap(), 137);
@@ -86,15 +131,22 @@ fn exec_codes_and_streams() {
         // Failed execs leave nothing behind.
         let (_, processes, _) = host.exec(&spec.container, &["ps"]).await;
         assert_eq!(processes.lines().count(), 3, "{processes}");
-        let tasks: Vec<_> = (0..30).map(|number| {
-            let runtime = host.runtime.clone();
-            let container = spec.container.clone();
-            tokio::spawn(async move {
-                let request = ExecRequest { command: command(&["echo", &number.to_string()]), stdout: true, ..ExecRequest::default() };
-                let (code, stdout, _) = finish(runtime.exec(&container, &request).await.unwrap()).await;
-                assert_eq!((code, stdout), (0, format!("{number}\n")));
+        let tasks: Vec<_> = (0..30)
+            .map(|number| {
+                let runtime = host.runtime.clone();
+                let container = spec.container.clone();
+                tokio::spawn(async move {
+                    let request = ExecRequest {
+                        command: command(&["echo", &number.to_string()]),
+                        stdout: true,
+                        ..ExecRequest::default()
+                    };
+                    let (code, stdout, _) =
+                        finish(runtime.exec(&container, &request).await.unwrap()).await;
+                    assert_eq!((code, stdout), (0, format!("{number}\n")));
+                })
             })
-        }).collect();
+            .collect();
         for task in tasks {
             task.await.unwrap();
         }
@@ -110,15 +162,29 @@ fn exec_with_a_terminal() {
         host.runtime.run_sandbox(&pod).await.unwrap();
         let spec = host.container(&pod, "main", &["sleep", "1000"]);
         host.start(&spec).await;
-        let request = ExecRequest { command: command(&["sh"]), stdin: true, stdout: true, tty: true, ..ExecRequest::default() };
+        let request = ExecRequest {
+            command: command(&["sh"]),
+            stdin: true,
+            stdout: true,
+            tty: true,
+            ..ExecRequest::default()
+        };
         let session = host.runtime.exec(&spec.container, &request).await.unwrap();
         let master = session.pty.unwrap();
-        let size = nix::libc::winsize { ws_row: 33, ws_col: 77, ws_xpixel: 0, ws_ypixel: 0 };
+        let size = nix::libc::winsize {
+            ws_row: 33,
+            ws_col: 77,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
         // SAFETY: TIOCSWINSZ reads one winsize.
         unsafe { nix::libc::ioctl(master.as_raw_fd(), nix::libc::TIOCSWINSZ, &size) };
         nix::unistd::write(&master, b"stty size; tty; exit 9\n").unwrap();
         let text = read_terminal(&master, "/dev/pts/").await;
-        assert!(text.contains("33 77") && text.contains("/dev/pts/"), "{text}");
+        assert!(
+            text.contains("33 77") && text.contains("/dev/pts/"),
+            "{text}"
+        );
         assert_eq!(session.exit.await.unwrap(), 9);
         host.close().await;
     });
@@ -135,9 +201,21 @@ fn attach_to_pipes() {
         spec.stdin_once = true;
         host.start(&spec).await;
         // Two see the same; a third never reads.
-        let first = host.runtime.attach(&spec.container, true, true, true).await.unwrap();
-        let second = host.runtime.attach(&spec.container, false, true, false).await.unwrap();
-        let stuck = host.runtime.attach(&spec.container, false, true, true).await.unwrap();
+        let first = host
+            .runtime
+            .attach(&spec.container, true, true, true)
+            .await
+            .unwrap();
+        let second = host
+            .runtime
+            .attach(&spec.container, false, true, false)
+            .await
+            .unwrap();
+        let stuck = host
+            .runtime
+            .attach(&spec.container, false, true, true)
+            .await
+            .unwrap();
         let data = "line\n".repeat(1 << 20);
         let ((), stdout, seen, stderr) = tokio::join!(
             write_and_close(first.stdin, data.as_bytes()),
@@ -145,8 +223,17 @@ fn attach_to_pipes() {
             read_all(second.stdout),
             read_all(first.stderr),
         );
-        assert_eq!((stdout.len(), seen.len(), stderr.as_str()), (data.len(), data.len(), "end\n"));
-        assert_eq!((first.exit.await.unwrap(), host.wait(&spec.container).await.0), (0, 0));
+        assert_eq!(
+            (stdout.len(), seen.len(), stderr.as_str()),
+            (data.len(), data.len(), "end\n")
+        );
+        assert_eq!(
+            (
+                first.exit.await.unwrap(),
+                host.wait(&spec.container).await.0
+            ),
+            (0, 0)
+        );
         drop(stuck);
         assert_eq!(host.log(&spec).len(), (1 << 20) + 1);
         host.close().await;
@@ -162,7 +249,11 @@ fn attach_to_a_terminal() {
         let mut spec = host.container(&pod, "sh", &["sh"]);
         (spec.stdin, spec.tty) = (true, true);
         host.start(&spec).await;
-        let session = host.runtime.attach(&spec.container, true, true, false).await.unwrap();
+        let session = host
+            .runtime
+            .attach(&spec.container, true, true, false)
+            .await
+            .unwrap();
         assert!(session.pty.is_some());
         let mut stdin = pipe::Sender::from_owned_fd(session.stdin.unwrap()).unwrap();
         let mut stdout = pipe::Receiver::from_owned_fd(session.stdout.unwrap()).unwrap();
@@ -170,16 +261,29 @@ fn attach_to_a_terminal() {
         let mut text = String::new();
         while !text.contains("xterm-42") {
             let mut buffer = [0; 256];
-            let length = tokio::time::timeout(Duration::from_secs(10), stdout.read(&mut buffer)).await.unwrap().unwrap();
+            let length = tokio::time::timeout(Duration::from_secs(10), stdout.read(&mut buffer))
+                .await
+                .unwrap()
+                .unwrap();
             text.push_str(&String::from_utf8_lossy(&buffer[..length]));
         }
         // Without stdinOnce the container goes on when its client goes.
         drop((stdin, stdout));
         tokio::time::sleep(Duration::from_millis(200)).await;
-        let session = host.runtime.attach(&spec.container, true, true, false).await.unwrap();
+        let session = host
+            .runtime
+            .attach(&spec.container, true, true, false)
+            .await
+            .unwrap();
         write_and_close(session.stdin, b"exit 6\n").await;
         assert_eq!(host.wait(&spec.container).await, (6, false));
-        assert!(host.log(&spec).iter().any(|line| line.starts_with("stdout F xterm-42")), "{:?}", host.log(&spec));
+        assert!(
+            host.log(&spec)
+                .iter()
+                .any(|line| line.starts_with("stdout F xterm-42")),
+            "{:?}",
+            host.log(&spec)
+        );
         host.close().await;
     });
 }
@@ -196,9 +300,19 @@ fn logs_are_split_and_reopened() {
         while host.log(&spec).len() < 3 {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        let lengths: Vec<(String, usize)> =
-            host.log(&spec).iter().map(|line| (line[..8].to_owned(), line.len() - 9)).collect();
-        assert_eq!(lengths, [("stdout P".into(), 16384), ("stdout P".into(), 16384), ("stdout F".into(), 7232)]);
+        let lengths: Vec<(String, usize)> = host
+            .log(&spec)
+            .iter()
+            .map(|line| (line[..8].to_owned(), line.len() - 9))
+            .collect();
+        assert_eq!(
+            lengths,
+            [
+                ("stdout P".into(), 16384),
+                ("stdout P".into(), 16384),
+                ("stdout F".into(), 7232)
+            ]
+        );
         let path = host.directory.path().join("logs/logs/long/0.log");
         std::fs::rename(&path, path.with_extension("log.1")).unwrap();
         host.runtime.reopen_log(&spec.container).await.unwrap();

@@ -478,11 +478,15 @@ fn mounts(spec: &ContainerSpec, around: &Surroundings<'_>) -> Value {
 /// raise its limits: each hierarchy is bound read-only instead, and [`READ_ONLY`] does the directory that they are in.
 fn cgroup_mounts(around: &Surroundings<'_>, writable: &str) -> Vec<Value> {
     if around.hierarchies.unified() {
-        return vec![json!({"destination": CGROUP, "type": "cgroup", "source": "cgroup",
-                           "options": ["nosuid", "noexec", "nodev", "relatime", writable]})];
+        return vec![
+            json!({"destination": CGROUP, "type": "cgroup", "source": "cgroup",
+                           "options": ["nosuid", "noexec", "nodev", "relatime", writable]}),
+        ];
     }
-    let mut mounts = vec![json!({"destination": CGROUP, "type": "tmpfs", "source": "tmpfs",
-                                 "options": ["nosuid", "noexec", "nodev", "mode=755"]})];
+    let mut mounts = vec![
+        json!({"destination": CGROUP, "type": "tmpfs", "source": "tmpfs",
+                                 "options": ["nosuid", "noexec", "nodev", "mode=755"]}),
+    ];
     let access = if writable == "ro" { "rro" } else { "rw" };
     mounts.extend(around.hierarchies.views(around.cgroup).into_iter().map(|(name, directory)| {
         json!({"destination": format!("{CGROUP}/{name}"), "type": "bind", "source": directory,

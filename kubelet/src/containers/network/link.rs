@@ -11,7 +11,9 @@ use nix::sched::{CloneFlags, setns};
 use rtnetlink::packet_core::ErrorMessage;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
 use rtnetlink::packet_route::route::RouteScope;
-use rtnetlink::{Handle, LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder, new_connection};
+use rtnetlink::{
+    Handle, LinkBridge, LinkBridgePort, LinkUnspec, LinkVeth, RouteMessageBuilder, new_connection,
+};
 
 use super::Error;
 
@@ -226,6 +228,13 @@ pub async fn connect(
         unless_exists(made).map_err(failed("make the pod's links"))?;
     }
     let outside = index(&handle, name).await?;
+    // Where br_netfilter is loaded, what a pod sends to itself by way of a Service or hostPort is switched, not routed.
+    handle
+        .link()
+        .set_port(LinkBridgePort::new(outside).hairpin(true).build())
+        .execute()
+        .await
+        .map_err(failed("allow the pod to reach itself"))?;
     handle
         .link()
         .set(LinkUnspec::new_with_index(outside).up().build())

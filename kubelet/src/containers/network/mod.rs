@@ -2,8 +2,8 @@
 //! the node has a configuration for them.
 //!
 //! A pod's address is a /32 with the bridge as its gateway. So even two pods of a node speak through the node's routing,
-//! where Services and policies are, and need no `br_netfilter` (and a pod that reaches itself through a Service needs no
-//! hairpin on its bridge port: the packet is routed, not switched).
+//! where Services and policies are, and need no `br_netfilter`. Where that is loaded all the same, the kernel switches what
+//! was translated to a pod of the same bridge; so the bridge's ports let a pod reach itself (hairpin).
 
 mod addresses;
 mod link;
