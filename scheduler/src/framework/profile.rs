@@ -5,6 +5,9 @@ use std::sync::Arc;
 
 use super::plugin::{Plugin, Point};
 
+/// A plugin with what its scores are multiplied by.
+type Weighted = (Arc<dyn Plugin>, i64);
+
 /// One plugin of a profile, with where it is asked and what its scores count.
 #[derive(Clone)]
 pub struct PluginChoice {
@@ -22,7 +25,7 @@ pub struct Profile {
     pub name: String,
     /// How many percent of the nodes are scored; `None` leaves it to the size of the cluster.
     pub percentage_of_nodes_to_score: Option<u32>,
-    by_point: BTreeMap<Point, Vec<(Arc<dyn Plugin>, i64)>>,
+    by_point: BTreeMap<Point, Vec<Weighted>>,
 }
 
 impl Profile {

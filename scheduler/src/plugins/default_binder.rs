@@ -52,7 +52,14 @@ impl Plugin for DefaultBinder {
         let _: Value = Api::<Pod>::namespaced(self.client.clone(), pod.namespace())
             .create_subresource("binding", &pod.key.name, &PostParams::default(), &binding)
             .await
-            .map_err(Rejection::error)?;
+            .map_err(|error| match error {
+                // What the API server says is enough; the rest of the answer is noise.
+                kube::Error::Api(status) => Rejection::error(format!(
+                    "running Bind plugin \"DefaultBinder\": {}",
+                    status.message
+                )),
+                other => Rejection::error(other),
+            })?;
         Ok(Bound::Done)
     }
 }
