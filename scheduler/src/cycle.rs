@@ -129,7 +129,7 @@ impl Scheduler {
         state: &mut CycleState,
         pod: &PodInfo,
         snapshot: &Snapshot,
-    ) -> Result<String, Failure> {
+    ) -> Result<Arc<NodeInfo>, Failure> {
         if snapshot.nodes.is_empty() {
             return Err(Failure::NoNodes);
         }
@@ -159,12 +159,12 @@ impl Scheduler {
         let feasible = self.feasible(profile, state, pod, &candidates, &mut diagnosis)?;
         match feasible.as_slice() {
             [] => Err(Failure::NoFit(Box::new(diagnosis))),
-            [single] => Ok(single.name().to_owned()),
+            [single] => Ok(single.clone()),
             several => {
                 let scores = profile
                     .score(state, pod, snapshot, several)
                     .map_err(Failure::Error)?;
-                Ok(best(several, &scores).name().to_owned())
+                Ok(best(several, &scores).clone())
             }
         }
     }
@@ -176,14 +176,14 @@ impl Scheduler {
         state: &CycleState,
         pod: &PodInfo,
         snapshot: &Snapshot,
-    ) -> Option<String> {
+    ) -> Option<Arc<NodeInfo>> {
         let nominator = &self.handle.nominator;
         let name = nominator.node_of(&pod.uid)?;
         let node = snapshot.node(&name)?;
         profile
             .filter_beside_nominated(nominator, state, pod, node)
             .is_ok()
-            .then_some(name)
+            .then(|| node.clone())
     }
 
     /// The nodes that can take the pod; in a large cluster no more than are worth scoring.
@@ -226,17 +226,18 @@ impl Scheduler {
         profile: Arc<Profile>,
         mut state: CycleState,
         queued: QueuedPod,
-        node: String,
+        chosen: Arc<NodeInfo>,
         started: Instant,
     ) {
         let pod = queued.info.clone();
+        let node = chosen.name().to_owned();
         if !self.handle.cache.lock().assume(pod.clone(), &node) {
             self.queue.done(&pod.uid);
             return;
         }
         self.handle.nominator.remove(&pod.uid);
         let permitted = profile
-            .reserve(&mut state, &pod, &node)
+            .reserve(&mut state, &pod, &chosen)
             .and_then(|()| profile.permit(&state, &pod, &node));
         let wait = match permitted {
             Ok(wait) => wait,

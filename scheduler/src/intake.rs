@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
-use keelson_runtime::informer::Options;
+use k8s_openapi::api::core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::storage::v1::StorageClass;
+use keelson_runtime::informer::{Object, Options};
 use keelson_runtime::{Event, Informer, Informers};
+use kube::Resource;
 
 use crate::cycle::Scheduler;
 use crate::framework::Change;
@@ -45,10 +47,20 @@ pub fn follow(scheduler: &Scheduler) {
         let scheduler = scheduler.clone();
         move |event| namespace_event(&scheduler, event)
     });
+    storage::<PersistentVolumeClaim>(scheduler);
+    storage::<PersistentVolume>(scheduler);
+    storage::<StorageClass>(scheduler);
     scheduler.pods.handle({
         let scheduler = scheduler.clone();
         move |event| pod_event(&scheduler, event)
     });
+}
+
+/// Anything that changes about volumes may be what a pod waits for.
+fn storage<K: Object + Resource<DynamicType = ()>>(scheduler: &Scheduler) {
+    let informer = scheduler.handle.informers.get::<K>();
+    let queue = scheduler.queue.clone();
+    informer.handle(move |_| queue.tell(&Change::StorageChanged));
 }
 
 fn node_event(scheduler: &Scheduler, event: &Event<Node>) {

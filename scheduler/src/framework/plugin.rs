@@ -197,7 +197,12 @@ pub trait Plugin: Send + Sync {
     }
 
     /// Takes note of the choice.
-    fn reserve(&self, state: &mut CycleState, pod: &PodInfo, node: &str) -> Result<(), Rejection> {
+    fn reserve(
+        &self,
+        state: &mut CycleState,
+        pod: &PodInfo,
+        node: &NodeInfo,
+    ) -> Result<(), Rejection> {
         let _ = (state, pod, node);
         Ok(())
     }

@@ -180,11 +180,11 @@ impl Profile {
         &self,
         state: &mut CycleState,
         pod: &PodInfo,
-        node: &str,
+        node: &NodeInfo,
     ) -> Result<(), Rejection> {
         for (plugin, _) in self.at(Point::Reserve) {
             if let Err(rejection) = plugin.reserve(state, pod, node) {
-                self.unreserve(state, pod, node);
+                self.unreserve(state, pod, node.name());
                 return Err(rejection.by(plugin.name()));
             }
         }

@@ -15,6 +15,7 @@ mod pod_topology_spread;
 mod priority_sort;
 mod scheduling_gates;
 mod taint_toleration;
+mod volume_binding;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -74,6 +75,7 @@ pub const ALL: &[Row] = &[
     row("NodeAffinity", 2, node_affinity::make),
     row("NodePorts", 0, |_, _| Ok(Arc::new(node_ports::NodePorts))),
     row("NodeResourcesFit", 1, node_resources_fit::make),
+    row("VolumeBinding", 0, volume_binding::make),
     row("PodTopologySpread", 2, pod_topology_spread::make),
     row("InterPodAffinity", 2, inter_pod_affinity::make),
     row("DynamicResources", 0, |_, _| {
