@@ -11,7 +11,11 @@ use crate::query::Query;
 use crate::response::ApiResult;
 
 /// Encodings that objects can be answered in.
-pub const OBJECT_TYPES: [&str; 2] = ["application/json", "application/yaml"];
+pub const OBJECT_TYPES: [&str; 3] = [
+    "application/json",
+    "application/yaml",
+    "application/vnd.kubernetes.protobuf",
+];
 
 /// An encoding of objects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -186,6 +190,8 @@ pub fn negotiate(headers: &HeaderMap, query: &Query, offers: Offers) -> ApiResul
         let view = match (clause.param("as"), offers) {
             (None, _) => View::Object,
             (Some(_), Offers::Objects) => continue,
+            // A Table's cells have no protobuf.
+            (Some("Table"), _) if encoding == Encoding::Protobuf => continue,
             (Some(kind), Offers::Views) => {
                 match view_of(kind, clause.param("g"), clause.param("v")) {
                     Some(view) => view,
@@ -206,9 +212,7 @@ fn encoding_of(media: (&str, &str)) -> Option<Encoding> {
     match media {
         ("*", "*") | ("application", "*") | ("application", "json") => Some(Encoding::Json),
         ("application", "yaml") => Some(Encoding::Yaml),
-        ("application", "vnd.kubernetes.protobuf") if crate::protobuf::OFFERED => {
-            Some(Encoding::Protobuf)
-        }
+        ("application", "vnd.kubernetes.protobuf") => Some(Encoding::Protobuf),
         _ => None,
     }
 }
@@ -282,7 +286,7 @@ pub fn body_encoding(headers: &HeaderMap) -> ApiResult<Encoding> {
     match media_type(given) {
         "" | "application/json" => Ok(Encoding::Json),
         "application/yaml" => Ok(Encoding::Yaml),
-        "application/vnd.kubernetes.protobuf" if crate::protobuf::OFFERED => Ok(Encoding::Protobuf),
+        "application/vnd.kubernetes.protobuf" => Ok(Encoding::Protobuf),
         _ => Err(Status::unsupported_media_type(&OBJECT_TYPES)),
     }
 }

@@ -14,6 +14,7 @@ pub mod node;
 pub mod policy;
 pub mod rbac;
 pub mod scheduling;
+pub mod storage;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -378,7 +379,7 @@ fn all() -> Vec<Kind> {
         namespaced(CORE, "ConfigMap", "configmaps", "configmaps", &core::config_map::Rules).short(&["cm"]).hash("qFsyl6wFWjQ="),
         namespaced(CORE, "Endpoints", "endpoints", "services/endpoints", &core::endpoints::Rules).short(&["ep"]).hash("fWeeMqaN/OA="),
         namespaced(CORE, "Event", "events", "events", &core::event::Rules).short(&["ev"]).hash("r2yiGXH7wu8="),
-        namespaced(CORE, "LimitRange", "limitranges", "limitranges", &ReadOnly).short(&["limits"]).hash("EBKMFVe6cwo="),
+        namespaced(CORE, "LimitRange", "limitranges", "limitranges", &core::limit_range::Rules).short(&["limits"]).hash("EBKMFVe6cwo="),
         cluster(CORE, "Namespace", "namespaces", "namespaces", &core::namespace::Rules).short(&["ns"]).verbs(NO_COLLECTION).hash("Q3oi5N2YM8M=").subresources(NAMESPACES),
         cluster(CORE, "Node", "nodes", "minions", &core::node::Rules).short(&["no"]).hash("XwShjMxG9Fs=").subresources(NODES),
         namespaced(CORE, "PersistentVolumeClaim", "persistentvolumeclaims", "persistentvolumeclaims", &core::persistent_volume_claim::Rules).short(&["pvc"]).hash("QWTyNDq0dC4=").subresources(&[STATUS]),
@@ -386,7 +387,7 @@ fn all() -> Vec<Kind> {
         namespaced(CORE, "Pod", "pods", "pods", &core::pod::Rules).short(&["po"]).all().hash("xPOwRZ+Yhw8=").subresources(PODS),
         namespaced(CORE, "PodTemplate", "podtemplates", "podtemplates", &core::pod_template::Rules).hash("LIXB2x4IFpk="),
         namespaced(CORE, "ReplicationController", "replicationcontrollers", "controllers", &core::replication_controller::Rules).short(&["rc"]).all().hash("Jond2If31h0=").subresources(&[SCALE, STATUS]),
-        namespaced(CORE, "ResourceQuota", "resourcequotas", "resourcequotas", &ReadOnly).short(&["quota"]).hash("8uhSgffRX6w=").subresources(&[STATUS]),
+        namespaced(CORE, "ResourceQuota", "resourcequotas", "resourcequotas", &core::resource_quota::Rules).short(&["quota"]).hash("8uhSgffRX6w=").subresources(&[STATUS]),
         namespaced(CORE, "Secret", "secrets", "secrets", &core::secret::Rules).hash("S6u1pOWzb84="),
         namespaced(CORE, "ServiceAccount", "serviceaccounts", "serviceaccounts", &core::service_account::Rules).short(&["sa"]).hash("pbx9ZvyFpBE=").subresources(SERVICEACCOUNTS),
         namespaced(CORE, "Service", "services", "services/specs", &core::service::Rules).short(&["svc"]).all().hash("0/CO1lhkEBI=").subresources(SERVICES),
@@ -408,22 +409,22 @@ fn all() -> Vec<Kind> {
         namespaced(BATCH, "CronJob", "cronjobs", "cronjobs", &batch::cron_job::Rules).short(&["cj"]).all().hash("sd5LIXh4Fjs=").subresources(&[STATUS]),
         namespaced(BATCH, "Job", "jobs", "jobs", &batch::job::Rules).all().hash("mudhfqk/qZY=").subresources(&[STATUS]),
         cluster(CERTIFICATES, "CertificateSigningRequest", "certificatesigningrequests", "certificatesigningrequests", &ReadOnly).short(&["csr"]).hash("95fRKMXA+00=").subresources(CERTIFICATESIGNINGREQUESTS),
-        cluster(NETWORKING, "IngressClass", "ingressclasses", "ingressclasses", &ReadOnly).hash("l/iqIbDgFyQ="),
-        namespaced(NETWORKING, "Ingress", "ingresses", "ingress", &ReadOnly).short(&["ing"]).hash("39NQlfNR+bo=").subresources(&[STATUS]),
+        cluster(NETWORKING, "IngressClass", "ingressclasses", "ingressclasses", &networking::ingress_class::Rules).hash("l/iqIbDgFyQ="),
+        namespaced(NETWORKING, "Ingress", "ingresses", "ingress", &networking::ingress::Rules).short(&["ing"]).hash("39NQlfNR+bo=").subresources(&[STATUS]),
         cluster(NETWORKING, "IPAddress", "ipaddresses", "ipaddresses", &networking::ip_address::Rules).short(&["ip"]).hash("3f/plJFChNE="),
-        namespaced(NETWORKING, "NetworkPolicy", "networkpolicies", "networkpolicies", &ReadOnly).short(&["netpol"]).hash("YpfwF18m1G8="),
+        namespaced(NETWORKING, "NetworkPolicy", "networkpolicies", "networkpolicies", &networking::network_policy::Rules).short(&["netpol"]).hash("YpfwF18m1G8="),
         cluster(NETWORKING, "ServiceCIDR", "servicecidrs", "servicecidrs", &networking::service_cidr::Rules).hash("gNLvruQhW2g=").subresources(&[STATUS]),
         namespaced(POLICY, "PodDisruptionBudget", "poddisruptionbudgets", "poddisruptionbudgets", &policy::pod_disruption_budget::Rules).short(&["pdb"]).hash("EVWiDmWqyJw=").subresources(&[STATUS]),
         cluster(RBAC, "ClusterRoleBinding", "clusterrolebindings", "clusterrolebindings", &rbac::BindingRules { namespaced: false }).hash("48tpQ8gZHFc="),
         cluster(RBAC, "ClusterRole", "clusterroles", "clusterroles", &rbac::RoleRules { namespaced: false }).hash("bYE5ZWDrJ44="),
         namespaced(RBAC, "RoleBinding", "rolebindings", "rolebindings", &rbac::BindingRules { namespaced: true }).hash("eGsCzGH6b1g="),
         namespaced(RBAC, "Role", "roles", "roles", &rbac::RoleRules { namespaced: true }).hash("7FuwZcIIItM="),
-        cluster(STORAGE, "CSIDriver", "csidrivers", "csidrivers", &ReadOnly).hash("hL6j/rwBV5w="),
-        cluster(STORAGE, "CSINode", "csinodes", "csinodes", &ReadOnly).hash("Pe62DkZtjuo="),
-        namespaced(STORAGE, "CSIStorageCapacity", "csistoragecapacities", "csistoragecapacities", &ReadOnly).hash("xeVl+2Ly1kE="),
-        cluster(STORAGE, "StorageClass", "storageclasses", "storageclasses", &ReadOnly).short(&["sc"]).hash("K+m6uJwbjGY="),
-        cluster(STORAGE, "VolumeAttachment", "volumeattachments", "volumeattachments", &ReadOnly).hash("tJx/ezt6UDU=").subresources(&[STATUS]),
-        cluster(STORAGE, "VolumeAttributesClass", "volumeattributesclasses", "volumeattributesclasses", &ReadOnly).short(&["vac"]).hash("tIjydgKBC5w="),
+        cluster(STORAGE, "CSIDriver", "csidrivers", "csidrivers", &storage::csi_driver::Rules).hash("hL6j/rwBV5w="),
+        cluster(STORAGE, "CSINode", "csinodes", "csinodes", &storage::csi_node::Rules).hash("Pe62DkZtjuo="),
+        namespaced(STORAGE, "CSIStorageCapacity", "csistoragecapacities", "csistoragecapacities", &storage::csi_storage_capacity::Rules).hash("xeVl+2Ly1kE="),
+        cluster(STORAGE, "StorageClass", "storageclasses", "storageclasses", &storage::storage_class::Rules).short(&["sc"]).hash("K+m6uJwbjGY="),
+        cluster(STORAGE, "VolumeAttachment", "volumeattachments", "volumeattachments", &storage::volume_attachment::Rules).hash("tJx/ezt6UDU=").subresources(&[STATUS]),
+        cluster(STORAGE, "VolumeAttributesClass", "volumeattributesclasses", "volumeattributesclasses", &storage::volume_attributes_class::Rules).short(&["vac"]).hash("tIjydgKBC5w="),
         cluster(ADMISSION, "MutatingAdmissionPolicy", "mutatingadmissionpolicies", "mutatingadmissionpolicies", &ReadOnly).extension().hash("LYmCf+UMVdg=").stored_as("admissionregistration.k8s.io/v1beta1"),
         cluster(ADMISSION, "MutatingAdmissionPolicyBinding", "mutatingadmissionpolicybindings", "mutatingadmissionpolicybindings", &ReadOnly).extension().hash("90V5FRZZ3Zg=").stored_as("admissionregistration.k8s.io/v1beta1"),
         cluster(ADMISSION, "MutatingWebhookConfiguration", "mutatingwebhookconfigurations", "mutatingwebhookconfigurations", &ReadOnly).extension().hash("Sqi0GUgDaX0="),

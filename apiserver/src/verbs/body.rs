@@ -65,24 +65,21 @@ pub fn decode_body(
     expected: &Expected<'_>,
     validation: FieldValidation,
 ) -> ApiResult<Decoded> {
-    let media = match encoding {
-        Encoding::Json => MediaType::Json,
-        Encoding::Yaml => MediaType::Yaml,
+    let mut decoded = match encoding {
+        Encoding::Json => decode_text(bytes, MediaType::Json, expected, validation)?,
+        Encoding::Yaml => decode_text(bytes, MediaType::Yaml, expected, validation)?,
         Encoding::Protobuf => {
-            let object = crate::protobuf::decode(bytes, expected)?;
-            return Ok(Decoded {
+            let found = keelson_schema::protobuf::type_meta(bytes)
+                .map_err(|e| unrecognized(expected, &e, bytes))?;
+            check_type(&found, expected)?;
+            let object = crate::protobuf::decode(bytes, expected)
+                .map_err(|e| cannot_be_handled(expected.kind, expected, &e))?;
+            Decoded {
                 object,
                 warnings: Vec::new(),
-            });
+            }
         }
     };
-    let found = type_meta(bytes, media).map_err(|e| unrecognized(expected, &e, bytes))?;
-    check_type(&found, expected)?;
-    let mut decoded =
-        decode(bytes, media, expected.ty, validation).map_err(|e| match found.kind.is_empty() {
-            true if !matches!(e, DecodeError::Strict(_)) => unrecognized(expected, &e, bytes),
-            _ => cannot_be_handled(expected.kind, expected, &e),
-        })?;
     if let Some(object) = decoded.object.as_object_mut() {
         object.insert("kind".into(), expected.kind.into());
         object.insert("apiVersion".into(), expected.api_version().into());
@@ -91,6 +88,20 @@ pub fn decode_body(
             .or_insert_with(|| Value::Object(serde_json::Map::new()));
     }
     Ok(decoded)
+}
+
+fn decode_text(
+    bytes: &[u8],
+    media: MediaType,
+    expected: &Expected<'_>,
+    validation: FieldValidation,
+) -> ApiResult<Decoded> {
+    let found = type_meta(bytes, media).map_err(|e| unrecognized(expected, &e, bytes))?;
+    check_type(&found, expected)?;
+    decode(bytes, media, expected.ty, validation).map_err(|e| match found.kind.is_empty() {
+        true if !matches!(e, DecodeError::Strict(_)) => unrecognized(expected, &e, bytes),
+        _ => cannot_be_handled(expected.kind, expected, &e),
+    })
 }
 
 fn check_type(found: &TypeMeta, expected: &Expected<'_>) -> ApiResult<()> {

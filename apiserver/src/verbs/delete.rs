@@ -9,11 +9,11 @@ use keelson_api::field::ErrorList;
 use keelson_api::status::{Qualified, Status};
 use keelson_registry::Context;
 use keelson_registry::rest::{self, DeleteOptions, Deletion};
-use keelson_schema::{FieldValidation, Schema};
+use keelson_schema::{FieldValidation, MediaType, Schema};
 use serde_json::{Value, json};
 
 use crate::context;
-use crate::negotiate::{Negotiated, Offers, body_encoding};
+use crate::negotiate::{Encoding, Negotiated, Offers, body_encoding};
 use crate::objects::{self, Change, Changed, Current, Step, text};
 use crate::request::Request;
 use crate::resources::Resource;
@@ -84,16 +84,16 @@ impl Options {
         })
     }
 
-    fn of_body(
-        body: &[u8],
-        encoding: crate::negotiate::Encoding,
-        errors: &mut ErrorList,
-    ) -> ApiResult<Self> {
+    fn of_body(body: &[u8], encoding: Encoding, errors: &mut ErrorList) -> ApiResult<Self> {
         let ty = Schema::builtin()
             .named("io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions")
             .ok_or_else(|| Status::internal("no type for DeleteOptions"))?;
-        let found = keelson_schema::type_meta(body, media(encoding))
-            .map_err(|e| Status::bad_request(e.to_string()))?;
+        let found = match encoding {
+            Encoding::Json => keelson_schema::type_meta(body, MediaType::Json),
+            Encoding::Yaml => keelson_schema::type_meta(body, MediaType::Yaml),
+            Encoding::Protobuf => keelson_schema::protobuf::type_meta(body),
+        }
+        .map_err(|e| Status::bad_request(e.to_string()))?;
         if !matches!(found.kind.as_str(), "" | "DeleteOptions") {
             return Err(Status::bad_request(format!(
                 "decoded object cannot be converted to DeleteOptions: {:?}",
@@ -138,13 +138,6 @@ impl Options {
 
     fn to_value(&self) -> Value {
         json!({"kind": "DeleteOptions", "apiVersion": "meta.k8s.io/v1", "gracePeriodSeconds": self.delete.grace_period, "propagationPolicy": self.delete.propagation})
-    }
-}
-
-fn media(encoding: crate::negotiate::Encoding) -> keelson_schema::MediaType {
-    match encoding {
-        crate::negotiate::Encoding::Yaml => keelson_schema::MediaType::Yaml,
-        _ => keelson_schema::MediaType::Json,
     }
 }
 

@@ -8,6 +8,7 @@ use keelson_api::status::Status;
 use crate::error::from_cache;
 use crate::negotiate::{Encoding, Offers, View};
 use crate::objects;
+use crate::protobuf;
 use crate::request::Request;
 use crate::resources::Resource;
 use crate::response::{self, ApiResult, Response};
@@ -44,6 +45,14 @@ pub async fn get(
             200,
             with_type_meta(resource, &resource.json(&entry)),
         ));
+    }
+    if agreed.view == View::Object && agreed.encoding == Encoding::Protobuf {
+        let whole = response::with_type(
+            200,
+            agreed.encoding.media_type(),
+            protobuf::body(resource, &entry),
+        );
+        return Ok(response::compressed(&agreed, whole));
     }
     view::answer(
         resource,

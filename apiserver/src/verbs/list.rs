@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 
 use crate::error::from_cache;
 use crate::negotiate::{Encoding, Negotiated, Offers, View};
+use crate::protobuf;
 use crate::request::Request;
 use crate::resources::Resource;
 use crate::response::{self, ApiResult, Response};
@@ -211,6 +212,24 @@ fn write(
         View::Object if agreed.encoding == Encoding::Json && !agreed.pretty => Ok(
             response::slices(agreed, 200, encoded(resource, &meta, result)),
         ),
+        View::Object if agreed.encoding == Encoding::Protobuf => {
+            let messages: Vec<Bytes> = result
+                .entries
+                .iter()
+                .map(|e| protobuf::message(resource, e))
+                .collect();
+            let kind = resource.kind;
+            let whole = keelson_schema::protobuf::list(
+                &kind.api_version(),
+                &kind.list_kind(),
+                &meta,
+                messages.iter().map(|m| &m[..]),
+            );
+            Ok(response::compressed(
+                agreed,
+                response::with_type(200, agreed.encoding.media_type(), whole),
+            ))
+        }
         View::Object => {
             let mut items = Vec::with_capacity(result.entries.len());
             for entry in &result.entries {

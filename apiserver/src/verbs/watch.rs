@@ -14,6 +14,7 @@ use crate::body::{Body, BodyError};
 use crate::error::from_cache;
 use crate::metrics::Held;
 use crate::negotiate::{Encoding, Negotiated, Offers, View};
+use crate::protobuf;
 use crate::request::Request;
 use crate::resources::Resource;
 use crate::response::{self, ApiResult, Response};
@@ -26,6 +27,8 @@ const LAST_BOOKMARK: Duration = Duration::from_secs(2);
 /// The numbers under which the cache keeps frames; other resources of the same storage have their own.
 const FRAME: u32 = 16;
 const FRAME_OTHER_VERSION: u32 = 17;
+const FRAME_PROTOBUF: u32 = 18;
+const FRAME_PROTOBUF_OTHER_VERSION: u32 = 19;
 
 /// How events are written.
 #[derive(Clone)]
@@ -208,6 +211,19 @@ impl Framing {
                 };
                 event.frame(number, |event| self.plain(event))
             }
+            WatchEvent::Object { kind, entry, .. }
+                if self.agreed.view == View::Object
+                    && self.agreed.encoding == Encoding::Protobuf =>
+            {
+                let number = if self.resource.cached_as.is_none() {
+                    FRAME_PROTOBUF
+                } else {
+                    FRAME_PROTOBUF_OTHER_VERSION
+                };
+                event.frame(number, |_| {
+                    protobuf::frame(kind.as_str(), &protobuf::body(&self.resource, entry))
+                })
+            }
             WatchEvent::Object { kind, entry, .. } => match self.resource.object(entry) {
                 Ok(object) => self.shown(kind.as_str(), &object),
                 Err(e) => self.error(&e),
@@ -267,24 +283,32 @@ impl Framing {
                 )
             }
         };
-        self.encode(&json!({"type": kind, "object": shown}))
+        self.encode(kind, shown)
     }
 
     /// The event that ends a watch.
     fn error(&self, status: &Status) -> Bytes {
-        self.encode(&json!({"type": "ERROR", "object": status}))
+        self.encode("ERROR", serde_json::to_value(status).unwrap_or_default())
     }
 
-    fn encode(&self, event: &Value) -> Bytes {
+    fn encode(&self, kind: &str, object: Value) -> Bytes {
         let plain = Negotiated {
             pretty: false,
             ..self.agreed
         };
-        let mut bytes =
-            response::encode(&plain, event).unwrap_or_else(|_| format!("{event}\n").into_bytes());
-        if self.agreed.encoding == Encoding::Yaml {
-            bytes.splice(0..0, *b"---\n");
-        }
-        Bytes::from(bytes)
+        let event = || json!({"type": kind, "object": object});
+        let encoded = match self.agreed.encoding {
+            Encoding::Protobuf => {
+                return protobuf::encode(&object)
+                    .map(|body| protobuf::frame(kind, &body))
+                    .unwrap_or_default();
+            }
+            Encoding::Json => response::encode(&plain, &event()),
+            Encoding::Yaml => {
+                response::encode(&plain, &event()).map(|text| [b"---\n", &text[..]].concat())
+            }
+        };
+        // Values can always be written as JSON and YAML.
+        Bytes::from(encoded.unwrap_or_default())
     }
 }

@@ -215,6 +215,10 @@ func main() {
 		golden(scheme)
 		return
 	}
+	if len(os.Args) > 1 && os.Args[1] == "writes" {
+		writes(scheme)
+		return
+	}
 	tb := &table{seen: map[reflect.Type]bool{}}
 	for gvk, t := range scheme.AllKnownTypes() {
 		if gvk.Version == runtime.APIVersionInternal {

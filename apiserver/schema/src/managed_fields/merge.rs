@@ -120,7 +120,7 @@ fn merge_list(live: &[Value], config: &[Value], list: &List) -> Vec<Value> {
     out
 }
 
-/// The object without the paths in `gone`. What becomes empty becomes null.
+/// The object without the paths in `gone`. What becomes empty stays, empty.
 pub(super) fn remove(value: &Value, gone: &Set, node: Node<'_>) -> Value {
     match node.shape(value) {
         Shape::Leaf => value.clone(),
@@ -141,11 +141,7 @@ pub(super) fn remove(value: &Value, gone: &Set, node: Node<'_>) -> Value {
                     _ => item.clone(),
                 });
             }
-            if kept.is_empty() {
-                Value::Null
-            } else {
-                Value::Array(kept)
-            }
+            Value::Array(kept)
         }
         Shape::Object => {
             let mut kept = Map::new();
@@ -160,11 +156,7 @@ pub(super) fn remove(value: &Value, gone: &Set, node: Node<'_>) -> Value {
                 };
                 kept.insert(name.clone(), rest);
             }
-            if kept.is_empty() {
-                Value::Null
-            } else {
-                Value::Object(kept)
-            }
+            Value::Object(kept)
         }
     }
 }

@@ -135,6 +135,10 @@ fn merge_ordered_lists(
         let (element, strategy) = list_field(ty, key)?;
         let merge_key = strategy.merge_key.as_deref();
         check_order(change.as_deref().unwrap_or_default(), &order, merge_key)?;
+        let live = match (&old, &change) {
+            (Some(old), Some(change)) => order_after_deletion(old, change, merge_key),
+            _ => old.clone().unwrap_or_default(),
+        };
         let merged = match (&old, change) {
             (None, None) => continue,
             (Some(old), None) => old.clone(),
@@ -144,12 +148,33 @@ fn merge_ordered_lists(
             },
             (Some(old), Some(change)) => merge_list(old.clone(), change, element, strategy, false)?,
         };
-        let live = old.unwrap_or_default();
         let sorted = in_order(merged, &order, &live, merge_key)?;
         original.insert(key.to_owned(), Value::Array(sorted));
         patch.remove(key);
     }
     Ok(())
+}
+
+/// The order that the live list gives. Upstream deletes in place, so what the patch adds moves up into it.
+fn order_after_deletion(old: &[Value], change: &[Value], merge_key: Option<&str>) -> Vec<Value> {
+    let Some(key) = merge_key else {
+        return old.to_vec();
+    };
+    let is_deletion = |item: &&Value| item.get(DIRECTIVE).is_some_and(|name| name == "delete");
+    let deleted = |item: &Value| {
+        let mut deletions = change.iter().filter(is_deletion);
+        deletions.any(|deletion| deletion.get(key) == item.get(key))
+    };
+    let mut order: Vec<Value> = old.iter().filter(|item| !deleted(item)).cloned().collect();
+    if order.len() < old.len() {
+        for item in change.iter().filter(|item| item.get(DIRECTIVE).is_none()) {
+            if order.len() < old.len() && !order.iter().any(|other| other.get(key) == item.get(key))
+            {
+                order.push(item.clone());
+            }
+        }
+    }
+    order
 }
 
 /// Refuses a patch list whose elements are not in the order that its directive gives.

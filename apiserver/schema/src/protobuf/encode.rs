@@ -70,14 +70,11 @@ fn field(out: &mut Vec<u8>, number: u32, value: Option<&Value>, field: &Field) {
         }
         (_, Some(value)) => element(out, number, value, &field.ty),
         // Go writes the zero of what is neither pointer, slice nor map
-        (Type::Struct(_) | Type::Scalar(_), None) if !field.pointer => {
-            if !matches!(&field.ty, Type::Scalar(scalar) if scalar.kind == ScalarKind::Bytes) {
-                let zero = match &field.ty {
-                    Type::Struct(_) => Value::Object(Map::new()),
-                    _ => Value::Null,
-                };
-                element(out, number, &zero, &field.ty);
-            }
+        (Type::Struct(_), None) if !field.pointer => {
+            element(out, number, &Value::Object(Map::new()), &field.ty);
+        }
+        (Type::Scalar(scalar), None) if !field.pointer && scalar.kind != ScalarKind::Bytes => {
+            element(out, number, &Value::Null, &field.ty);
         }
         _ => {}
     }
@@ -138,10 +135,10 @@ fn special(out: &mut Vec<u8>, value: &Value, kind: ScalarKind) {
         ScalarKind::FieldsV1
         | ScalarKind::RawExtension
         | ScalarKind::Json
-        | ScalarKind::Untyped => {
-            if !value.is_null() {
-                put_bytes(out, 1, value.to_string().as_bytes());
-            }
+        | ScalarKind::Untyped
+            if !value.is_null() =>
+        {
+            put_bytes(out, 1, value.to_string().as_bytes());
         }
         _ => {}
     }
