@@ -215,7 +215,9 @@ fn parse(text: &str) -> Result<(Quantity, bool), ParseError> {
     }
     let scale = exponent - places;
     let kept = if binary {
-        fraction.is_empty() && number & 7 != 0 && whole.len() <= 5
+        // a power of two has about 3 decimal digits for every 10 of its exponent
+        let room = 14 - exponent * 3 / 10 - i32::try_from(whole.len()).unwrap_or(i32::MAX);
+        fraction.is_empty() && number & 7 != 0 && room >= 0
     } else {
         digits <= FAST_DIGITS
             && scale >= -9

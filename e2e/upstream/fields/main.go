@@ -219,6 +219,10 @@ func main() {
 		writes(scheme)
 		return
 	}
+	if len(os.Args) > 1 && os.Args[1] == "bodies" {
+		bodies(scheme)
+		return
+	}
 	tb := &table{seen: map[reflect.Type]bool{}}
 	for gvk, t := range scheme.AllKnownTypes() {
 		if gvk.Version == runtime.APIVersionInternal {

@@ -4,7 +4,7 @@ use std::fmt;
 
 use base64::Engine as _;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
-use keelson_api::quantity::Quantity;
+use keelson_api::quantity::{ParseError, Quantity};
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
@@ -155,26 +155,27 @@ impl<'a, 'c> Seed<'a, 'c> {
         }
     }
 
-    fn refuse(self, value: &str) -> Option<Value> {
-        // these decode a Go string inside, and Go names that type
-        let go = match self.ty {
-            Type::Scalar(scalar) => match scalar.kind {
-                ScalarKind::Time | ScalarKind::MicroTime | ScalarKind::Duration => {
-                    "string".to_owned()
-                }
-                ScalarKind::IntOrString => "int32".to_owned(),
-                _ => scalar.go.to_string(),
-            },
-            Type::SchemaOr(SchemaOr::Bool, _) => {
-                self.context
-                    .save(|| "boolean or JSON schema expected".to_owned());
-                return None;
-            }
-            ty => ty.go_name(),
+    /// Refuses a value of a wrong kind. Types that decode themselves end decoding, the others only remember it.
+    fn refuse<E: Error>(self, value: &str) -> Result<Option<Value>, E> {
+        // these decode a Go string or integer inside, and Go names that type
+        let inner = match self.kind() {
+            Some(ScalarKind::Time | ScalarKind::MicroTime | ScalarKind::Duration) => Some("string"),
+            Some(ScalarKind::IntOrString) => Some("int32"),
+            _ => None,
         };
-        let path = self.path;
-        self.context.save(|| mismatch(path, value, &go));
-        None
+        if let Some(go) = inner {
+            let message = mismatch(self.path, value, go);
+            return Err(self.fail(message));
+        }
+        if self.kind() == Some(ScalarKind::Quantity) {
+            return Err(self.fail(ParseError::Format.to_string()));
+        }
+        if let Type::SchemaOr(SchemaOr::Bool, _) = self.ty {
+            return Err(self.fail("boolean or JSON schema expected".to_owned()));
+        }
+        let (ty, path) = (self.ty, self.path);
+        self.context.save(|| mismatch(path, value, &ty.go_name()));
+        Ok(None)
     }
 
     /// Ends decoding, as Go does where a type's own decoder refuses.
@@ -204,13 +205,7 @@ impl<'a, 'c> Seed<'a, 'c> {
             Some(ScalarKind::Int64) => as_i64.is_some(),
             Some(ScalarKind::Uint(64)) => number.is_u64(),
             Some(ScalarKind::Uint(bits)) => fits(0, (1 << bits) - 1),
-            Some(ScalarKind::IntOrString) => {
-                if !fits(i32::MIN.into(), i32::MAX.into()) {
-                    let message = mismatch(self.path, &format!("number {number}"), "int32");
-                    return Err(self.fail(message));
-                }
-                true
-            }
+            Some(ScalarKind::IntOrString) => fits(i32::MIN.into(), i32::MAX.into()),
             Some(ScalarKind::Quantity) => return Ok(Some(Value::String(number.to_string()))),
             Some(
                 ScalarKind::Float64
@@ -219,13 +214,13 @@ impl<'a, 'c> Seed<'a, 'c> {
                 | ScalarKind::RawExtension
                 | ScalarKind::FieldsV1,
             ) => true,
-            _ => return Ok(self.refuse("number")),
+            _ => return self.refuse("number"),
         };
-        Ok(if fine {
-            Some(Value::Number(number))
+        if fine {
+            Ok(Some(Value::Number(number)))
         } else {
             self.refuse(&format!("number {number}"))
-        })
+        }
     }
 
     fn text<E: Error>(self, text: &str) -> Result<Option<Value>, E> {
@@ -254,7 +249,7 @@ impl<'a, 'c> Seed<'a, 'c> {
                     }
                 });
             }
-            _ => return Ok(self.refuse("string")),
+            _ => return self.refuse("string"),
         };
         match checked {
             Ok(()) => Ok(Some(Value::String(text.to_owned()))),
@@ -265,6 +260,7 @@ impl<'a, 'c> Seed<'a, 'c> {
 
 /// Base64 as Go reads it: line breaks are skipped.
 pub(crate) fn decode_base64(text: &str) -> Result<Vec<u8>, String> {
+    let original = text;
     let joined;
     let text = if text.contains(['\n', '\r']) {
         joined = text.replace(['\n', '\r'], "");
@@ -272,14 +268,37 @@ pub(crate) fn decode_base64(text: &str) -> Result<Vec<u8>, String> {
     } else {
         text
     };
-    BASE64.decode(text).map_err(|error| {
-        let at = match error {
-            base64::DecodeError::InvalidByte(at, _)
-            | base64::DecodeError::InvalidLastSymbol { offset: at, .. } => at,
-            _ => text.len(),
-        };
-        format!("illegal base64 data at input byte {at}")
-    })
+    BASE64
+        .decode(text)
+        .map_err(|_| format!("illegal base64 data at input byte {}", corrupt_at(original)))
+}
+
+/// Where Go says that base64 is corrupt.
+fn corrupt_at(text: &str) -> usize {
+    let alphabet = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'+' || byte == b'/';
+    let mut bytes = text
+        .bytes()
+        .enumerate()
+        .filter(|(_, byte)| !matches!(byte, b'\r' | b'\n'));
+    let mut in_group = 0;
+    while let Some((at, byte)) = bytes.next() {
+        if alphabet(byte) {
+            in_group = (in_group + 1) % 4;
+            continue;
+        }
+        if byte != b'=' || in_group < 2 {
+            return at;
+        }
+        if in_group == 2 {
+            match bytes.next() {
+                None => return text.len(),
+                Some((at, byte)) if byte != b'=' => return at,
+                Some(_) => {}
+            }
+        }
+        return bytes.next().map_or(text.len(), |(at, _)| at);
+    }
+    text.len() - in_group
 }
 
 /// What Go's zero value of a type looks like, for nulls in lists and maps.
@@ -336,15 +355,11 @@ impl<'de> Visitor<'de> for Seed<'_, '_> {
                 | ScalarKind::Json
                 | ScalarKind::RawExtension
                 | ScalarKind::FieldsV1 => return Ok(Some(Value::Bool(value))),
-                ScalarKind::Quantity => {
-                    let message = keelson_api::quantity::ParseError::Format.to_string();
-                    return Err(self.fail(message));
-                }
                 _ => {}
             },
             _ => {}
         }
-        Ok(self.refuse("bool"))
+        self.refuse("bool")
     }
 
     fn visit_i64<E: Error>(self, value: i64) -> Result<Option<Value>, E> {
@@ -393,9 +408,10 @@ impl<'de> Visitor<'de> for Seed<'_, '_> {
                 return self.items(items, &schema, false);
             }
             _ if self.raw() => return read_raw(items).map(Some),
+            _ if self.kind() == Some(ScalarKind::Bytes) => return self.byte_items(items),
             _ => {
                 while items.next_element::<IgnoredAny>()?.is_some() {}
-                return Ok(self.refuse("array"));
+                return self.refuse("array");
             }
         };
         self.items(items, element, pointer)
@@ -412,17 +428,29 @@ impl<'de> Visitor<'de> for Seed<'_, '_> {
             _ if self.raw() => read_raw_map(entries).map(Some),
             _ => {
                 while entries.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-                if self.kind() == Some(ScalarKind::Quantity) {
-                    let message = keelson_api::quantity::ParseError::Format.to_string();
-                    return Err(self.fail(message));
-                }
-                Ok(self.refuse("object"))
+                self.refuse("object")
             }
         }
     }
 }
 
 impl Seed<'_, '_> {
+    /// Bytes as a list of numbers, which Go takes too.
+    fn byte_items<'de, A: SeqAccess<'de>>(self, items: A) -> Result<Option<Value>, A::Error> {
+        let byte = Type::scalar(ScalarKind::Uint(8), "uint8");
+        let read = self.items(items, &byte, false)?;
+        let numbers = read
+            .as_ref()
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten();
+        let bytes: Vec<u8> = numbers
+            .map(|number| number.as_u64().and_then(|n| u8::try_from(n).ok()))
+            .map(Option::unwrap_or_default)
+            .collect();
+        Ok(Some(Value::String(BASE64.encode(bytes))))
+    }
+
     fn items<'de, A: SeqAccess<'de>>(
         self,
         mut items: A,

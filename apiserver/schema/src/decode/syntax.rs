@@ -109,8 +109,13 @@ impl Scanner<'_> {
             .ok_or_else(|| "unexpected end of JSON input".to_owned())
     }
 
+    /// The next byte where Go's scanner sees a space at the end.
+    fn peek_inside(&self) -> u8 {
+        self.bytes.get(self.at).copied().unwrap_or(b' ')
+    }
+
     fn unexpected(&self, context: &str) -> Result<(), String> {
-        let byte = self.peek()?;
+        let byte = self.peek_inside();
         Err(format!("invalid character {} {context}", quoted(byte)))
     }
 
@@ -137,12 +142,12 @@ impl Scanner<'_> {
                 }
                 b'\\' => {
                     self.at += 1;
-                    match self.peek()? {
+                    match self.peek_inside() {
                         b'b' | b'f' | b'n' | b'r' | b't' | b'\\' | b'/' | b'"' => self.at += 1,
                         b'u' => {
                             self.at += 1;
                             for _ in 0..4 {
-                                if !self.peek()?.is_ascii_hexdigit() {
+                                if !self.peek_inside().is_ascii_hexdigit() {
                                     return self.unexpected("in \\u hexadecimal character escape");
                                 }
                                 self.at += 1;
@@ -159,7 +164,7 @@ impl Scanner<'_> {
 
     fn literal(&mut self, word: &str) -> Result<(), String> {
         for expected in word.bytes() {
-            if self.peek()? != expected {
+            if self.peek_inside() != expected {
                 return self.unexpected(&format!(
                     "in literal {word} (expecting {})",
                     quoted(expected)
@@ -173,7 +178,7 @@ impl Scanner<'_> {
     fn number(&mut self) -> Result<(), String> {
         if self.peek()? == b'-' {
             self.at += 1;
-            if !self.peek()?.is_ascii_digit() {
+            if !self.peek_inside().is_ascii_digit() {
                 return self.unexpected("in numeric literal");
             }
         }
@@ -184,17 +189,17 @@ impl Scanner<'_> {
         }
         if self.bytes.get(self.at) == Some(&b'.') {
             self.at += 1;
-            if !self.peek()?.is_ascii_digit() {
+            if !self.peek_inside().is_ascii_digit() {
                 return self.unexpected("after decimal point in numeric literal");
             }
             self.digits();
         }
         if matches!(self.bytes.get(self.at), Some(b'e' | b'E')) {
             self.at += 1;
-            if matches!(self.peek()?, b'+' | b'-') {
+            if matches!(self.peek_inside(), b'+' | b'-') {
                 self.at += 1;
             }
-            if !self.peek()?.is_ascii_digit() {
+            if !self.peek_inside().is_ascii_digit() {
                 return self.unexpected("in exponent of numeric literal");
             }
             self.digits();
@@ -214,10 +219,12 @@ fn quoted(byte: u8) -> String {
     match byte {
         b'\'' => r"'\''".to_owned(),
         b'"' => "'\"'".to_owned(),
+        b'\\' => r"'\\'".to_owned(),
         b'\n' => r"'\n'".to_owned(),
         b'\r' => r"'\r'".to_owned(),
         b'\t' => r"'\t'".to_owned(),
         0..0x20 | 0x7f => format!(r"'\x{byte:02x}'"),
+        0x80..0xa0 => format!(r"'\u{byte:04x}'"),
         _ => format!("'{}'", char::from(byte)),
     }
 }
