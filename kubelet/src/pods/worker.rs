@@ -948,6 +948,7 @@ impl Worker {
         }
         super::logs::remove_pod(&self.host, &self.pod_ref);
         self.host.statuses.forget(self.uid());
+        crate::probes::counts::forget(self.uid());
         self.tasks.abort_all();
     }
 }

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{Pod, Probe};
 use keelson_runtime::recorder::Kind as EventKind;
 use tokio::sync::{mpsc, watch};
 
-use super::{grpc, http, tcp};
+use super::{counts, grpc, http, tcp};
 use crate::exec;
 use crate::host::Host;
 use crate::pods::containers::Item;
@@ -167,6 +167,18 @@ impl Prober {
         Err("missing probe handler".into())
     }
 
+    fn count(&self, healthy: bool) {
+        let meta = &self.pod.metadata;
+        counts::add(counts::Key {
+            kind: self.kind.word(),
+            result: if healthy { "successful" } else { "failed" },
+            container: self.item.name().to_owned(),
+            pod: meta.name.clone().unwrap_or_default(),
+            namespace: meta.namespace.clone().unwrap_or_default(),
+            pod_uid: meta.uid.clone().unwrap_or_default(),
+        });
+    }
+
     /// Asks until dropped; a startup probe ends with its success.
     pub async fn run(mut self) {
         let period = seconds(self.probe.period_seconds, 10);
@@ -184,6 +196,7 @@ impl Prober {
         loop {
             ticks.tick().await;
             let answer = self.ask().await;
+            self.count(answer.is_ok());
             if let Err(why) = &answer {
                 let message = format!("{} probe failed: {why}", self.kind.word());
                 self.host.event(
