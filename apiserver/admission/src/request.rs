@@ -6,6 +6,9 @@ use std::sync::Arc;
 use keelson_auth::{Qualified, Status, User};
 use serde_json::Value;
 
+/// How many characters are added to a `generateName`.
+const GENERATED: usize = 5;
+
 /// What is done to the object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Operation {
@@ -127,18 +130,25 @@ impl Request {
         Qualified::new(&self.resource.group, &self.resource.resource)
     }
 
-    /// The name that errors show: the object's, or its generateName, or upstream's word for neither.
+    /// The name that errors show: the object's; while its name is generated, what it is generated from; or upstream's word for
+    /// neither.
     pub fn display_name(&self) -> &str {
-        if !self.name.is_empty() {
-            return &self.name;
-        }
-        match (
-            self.text("/metadata/name"),
-            self.text("/metadata/generateName"),
-        ) {
+        let own = if self.name.is_empty() {
+            self.text("/metadata/name")
+        } else {
+            &self.name
+        };
+        let stem = self.text("/metadata/generateName");
+        let generated = self.operation == Operation::Create
+            && !stem.is_empty()
+            && own
+                .strip_prefix(stem)
+                .is_some_and(|rest| rest.len() == GENERATED);
+        match (own, stem) {
             ("", "") => "Unknown",
-            ("", generate) => generate,
-            (name, _) => name,
+            ("", stem) => stem,
+            (_, stem) if generated => stem,
+            (own, _) => own,
         }
     }
 }

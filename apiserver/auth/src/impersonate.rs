@@ -49,8 +49,8 @@ pub fn resolve(
         if groups.is_empty() && uid.is_empty() && extra.is_empty() {
             return Ok(None);
         }
-        return Err(Status::internal(
-            "requested impersonation of groups, uid or extra without impersonating a user",
+        return Err(Status::bad_request(
+            "requested impersonation of groups, uid or extra without impersonating a user name",
         ));
     }
     let ask = |group: &str, resource: &str, subresource: &str, namespace: &str, name: &str| {
@@ -195,7 +195,7 @@ mod tests {
             r#"groups "admins" is forbidden: User "me" cannot impersonate resource "groups" in API group "" at the cluster scope"#
         );
         headers.remove("Impersonate-User");
-        assert_eq!(resolve(&users, &me, &headers).unwrap_err().code, 500);
+        assert_eq!(resolve(&users, &me, &headers).unwrap_err().code, 400);
         strip(&mut headers);
         assert!(headers.is_empty());
     }

@@ -15,9 +15,7 @@ const GROUP: &str = "authorization.k8s.io";
 
 /// SubjectAccessReview: may some user do something?
 pub fn subject_access(authorizer: &dyn Authorizer, review: Value) -> Result<Value, Status> {
-    check("SubjectAccessReview", &review, |spec, errors| {
-        subject_errors(spec, errors)
-    })?;
+    check(&review, |spec, errors| subject_errors(spec, errors))?;
     let user = subject(&review["spec"]);
     Ok(answer(authorizer, Arc::new(user), review))
 }
@@ -28,7 +26,7 @@ pub fn local_subject_access(
     namespace: &str,
     review: Value,
 ) -> Result<Value, Status> {
-    check("LocalSubjectAccessReview", &review, |spec, errors| {
+    check(&review, |spec, errors| {
         subject_errors(spec, errors);
         let path = Path::new("spec");
         let attributes = path.child("resourceAttributes");
@@ -59,7 +57,7 @@ pub fn self_subject_access(
     user: &Arc<User>,
     review: Value,
 ) -> Result<Value, Status> {
-    check("SelfSubjectAccessReview", &review, |_, _| {})?;
+    check(&review, |_, _| {})?;
     Ok(answer(authorizer, user.clone(), review))
 }
 
@@ -103,6 +101,8 @@ pub fn self_subject_rules(
     if let Some(why) = rules.incomplete {
         status["evaluationError"] = json!(why);
     }
+    // Upstream's answer does not repeat the question.
+    review["spec"] = json!({});
     review["status"] = status;
     stamp(&mut review, GROUP, "SelfSubjectRulesReview");
     Ok(review)
@@ -167,11 +167,8 @@ pub async fn token(
     Ok(review)
 }
 
-fn check(
-    kind: &str,
-    review: &Value,
-    more: impl FnOnce(&Value, &mut ErrorList),
-) -> Result<(), Status> {
+/// Checks a review. Upstream names no kind in these errors.
+fn check(review: &Value, more: impl FnOnce(&Value, &mut ErrorList)) -> Result<(), Status> {
     let mut errors = ErrorList::new();
     let (spec, path) = (&review["spec"], Path::new("spec"));
     match (
@@ -180,7 +177,11 @@ fn check(
     ) {
         (true, true) => errors.push(Error::invalid(
             &path.child("nonResourceAttributes"),
-            &spec["nonResourceAttributes"],
+            // As the type's fields are named in Go, which is what upstream shows.
+            serde_json::json!({
+                "Path": text(spec, "/nonResourceAttributes/path"),
+                "Verb": text(spec, "/nonResourceAttributes/verb"),
+            }),
             "cannot be specified in combination with resourceAttributes",
         )),
         (false, false) => errors.push(Error::invalid(
@@ -194,7 +195,7 @@ fn check(
     if errors.is_empty() {
         Ok(())
     } else {
-        Err(Status::invalid(Qualified::new(GROUP, kind), "", &errors))
+        Err(Status::invalid(Qualified::new(GROUP, ""), "", &errors))
     }
 }
 

@@ -54,15 +54,6 @@ impl Plugin for NodeRestriction {
     async fn admit(&self, request: &mut Request, environment: &Environment) -> Result<(), Status> {
         check(request, environment).await
     }
-
-    /// Once more after all changes, and for writes that skip the changing plugins.
-    async fn validate(
-        &self,
-        request: &mut Request,
-        environment: &Environment,
-    ) -> Result<(), Status> {
-        check(request, environment).await
-    }
 }
 
 async fn check(request: &Request, environment: &Environment) -> Result<(), Status> {

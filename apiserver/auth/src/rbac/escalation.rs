@@ -122,7 +122,10 @@ fn check_binding(
     if authorizer.authorize(&bind).allowed() {
         return Ok(());
     }
-    let rules = index.role_rules(kind == "ClusterRole", write.namespace, name)?;
+    // Upstream's 404 is about the resource that is written, under the name of the role that is missing.
+    let rules = index
+        .role_rules(kind == "ClusterRole", write.namespace, name)
+        .ok_or_else(|| Status::not_found(Qualified::new(super::GROUP, write.resource), name))?;
     confirm(index, write, &rules)
 }
 

@@ -9,7 +9,6 @@ use serde_json::Value;
 use super::rule::Rule;
 use crate::attributes::{Answer, Attributes, Authorizer, Rules};
 use crate::user::{User, service_account_user};
-use keelson_api::status::{Qualified, Status};
 
 /// Which role a binding grants.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -143,28 +142,13 @@ impl Index {
     }
 
     /// The rules of the role that a binding in `namespace` (empty for a ClusterRoleBinding) refers to.
-    pub fn role_rules(
-        &self,
-        cluster: bool,
-        namespace: &str,
-        name: &str,
-    ) -> Result<Arc<[Rule]>, Status> {
+    pub fn role_rules(&self, cluster: bool, namespace: &str, name: &str) -> Option<Arc<[Rule]>> {
         let state = self.state.read();
-        state
-            .role(
-                &RoleRef {
-                    cluster,
-                    name: name.to_owned(),
-                },
-                namespace,
-            )
-            .cloned()
-            .ok_or_else(|| {
-                Status::not_found(
-                    Qualified::new(super::GROUP, if cluster { "clusterroles" } else { "roles" }),
-                    name,
-                )
-            })
+        let role = RoleRef {
+            cluster,
+            name: name.to_owned(),
+        };
+        state.role(&role, namespace).cloned()
     }
 }
 
