@@ -5,10 +5,12 @@
 
 pub mod apps;
 pub mod batch;
+pub mod certificates;
 pub mod coordination;
 pub mod core;
 pub mod discovery;
 pub mod events;
+pub mod flowcontrol;
 pub mod networking;
 pub mod node;
 pub mod policy;
@@ -408,7 +410,7 @@ fn all() -> Vec<Kind> {
         namespaced(AUTOSCALING, "HorizontalPodAutoscaler", "horizontalpodautoscalers", "horizontalpodautoscalers", &ReadOnly).short(&["hpa"]).all().hash("qwQve8ut294=").stored_as("autoscaling/v2").subresources(&[STATUS]),
         namespaced(BATCH, "CronJob", "cronjobs", "cronjobs", &batch::cron_job::Rules).short(&["cj"]).all().hash("sd5LIXh4Fjs=").subresources(&[STATUS]),
         namespaced(BATCH, "Job", "jobs", "jobs", &batch::job::Rules).all().hash("mudhfqk/qZY=").subresources(&[STATUS]),
-        cluster(CERTIFICATES, "CertificateSigningRequest", "certificatesigningrequests", "certificatesigningrequests", &ReadOnly).short(&["csr"]).hash("95fRKMXA+00=").subresources(CERTIFICATESIGNINGREQUESTS),
+        cluster(CERTIFICATES, "CertificateSigningRequest", "certificatesigningrequests", "certificatesigningrequests", &certificates::certificate_signing_request::Rules).short(&["csr"]).hash("95fRKMXA+00=").subresources(CERTIFICATESIGNINGREQUESTS),
         cluster(NETWORKING, "IngressClass", "ingressclasses", "ingressclasses", &networking::ingress_class::Rules).hash("l/iqIbDgFyQ="),
         namespaced(NETWORKING, "Ingress", "ingresses", "ingress", &networking::ingress::Rules).short(&["ing"]).hash("39NQlfNR+bo=").subresources(&[STATUS]),
         cluster(NETWORKING, "IPAddress", "ipaddresses", "ipaddresses", &networking::ip_address::Rules).short(&["ip"]).hash("3f/plJFChNE="),
@@ -440,8 +442,8 @@ fn all() -> Vec<Kind> {
         namespaced(RESOURCE, "ResourceClaim", "resourceclaims", "resourceclaims", &ReadOnly).hash("wgAZaHcZxUg=").subresources(&[STATUS]),
         namespaced(RESOURCE, "ResourceClaimTemplate", "resourceclaimtemplates", "resourceclaimtemplates", &ReadOnly).hash("TuzjC49aUfM="),
         cluster(RESOURCE, "ResourceSlice", "resourceslices", "resourceslices", &ReadOnly).hash("KsC072WgaEY="),
-        cluster(FLOWCONTROL, "FlowSchema", "flowschemas", "flowschemas", &ReadOnly).hash("GJVAJZSZBIw=").subresources(&[STATUS]),
-        cluster(FLOWCONTROL, "PriorityLevelConfiguration", "prioritylevelconfigurations", "prioritylevelconfigurations", &ReadOnly).hash("Kir5PVfvNeI=").subresources(&[STATUS]),
+        cluster(FLOWCONTROL, "FlowSchema", "flowschemas", "flowschemas", &flowcontrol::flow_schema::Rules).hash("GJVAJZSZBIw=").subresources(&[STATUS]),
+        cluster(FLOWCONTROL, "PriorityLevelConfiguration", "prioritylevelconfigurations", "prioritylevelconfigurations", &flowcontrol::priority_level::Rules).hash("Kir5PVfvNeI=").subresources(&[STATUS]),
     ]
 }
 
