@@ -248,10 +248,19 @@ impl Scheduler {
         };
         let scheduler = self.clone();
         keelson_daemon::task::spawn("bind", async move {
-            match profile
-                .bind(&scheduler.handle, &state, &pod, &node, wait)
-                .await
-            {
+            let permitted = match wait {
+                Some((plugin, limit)) => {
+                    scheduler.handle.waiting.wait(&pod.uid, limit, plugin).await
+                }
+                None => Ok(()),
+            };
+            // What happens from here on can't make it fit better: nothing need be remembered for it any more.
+            scheduler.queue.done(&pod.uid);
+            let bound = match permitted {
+                Ok(()) => profile.bind(&state, &pod, &node).await,
+                refused => refused,
+            };
+            match bound {
                 Ok(()) => scheduler.bound(&profile, &queued, &node, started),
                 Err(rejection) => {
                     scheduler.give_up(&profile, &state, queued, &node, rejection, started);
@@ -262,7 +271,6 @@ impl Scheduler {
 
     fn bound(&self, profile: &Profile, queued: &QueuedPod, node: &str, started: Instant) {
         let pod = &queued.info;
-        self.queue.done(&pod.uid);
         self.count("scheduled", profile, started);
         METRICS.pod_attempts.observe(f64::from(queued.attempts));
         if let Some(first) = queued.first_attempt {

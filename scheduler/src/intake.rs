@@ -9,7 +9,7 @@ use keelson_runtime::{Event, Informer, Informers};
 use kube::Resource;
 
 use crate::cycle::Scheduler;
-use crate::framework::Change;
+use crate::framework::{Change, Rejection};
 use crate::model::{PodInfo, namespace_labels};
 
 /// The pods that are not done yet. What the scheduler doesn't read is dropped.
@@ -120,6 +120,24 @@ fn namespace_event(scheduler: &Scheduler, event: &Event<Namespace>) {
     scheduler.queue.tell(&Change::NamespaceChanged(name));
 }
 
+/// Whether anything changed of a running pod that others could wait for; most updates are of its status.
+fn may_help(old: &Pod, new: &Pod) -> bool {
+    let given = |pod: &Pod| {
+        let statuses = pod
+            .status
+            .as_ref()
+            .and_then(|s| s.container_statuses.clone());
+        let statuses = statuses.into_iter().flatten();
+        statuses
+            .map(|status| (status.allocated_resources, status.resources))
+            .collect::<Vec<_>>()
+    };
+    old.metadata.labels != new.metadata.labels
+        || old.metadata.deletion_timestamp.is_some() != new.metadata.deletion_timestamp.is_some()
+        || old.spec != new.spec
+        || given(old) != given(new)
+}
+
 fn has_node(pod: &Pod) -> bool {
     pod.spec
         .as_ref()
@@ -132,14 +150,14 @@ fn pod_event(scheduler: &Scheduler, event: &Event<Pod>) {
         Event::Added(pod) if has_node(pod) => assigned(scheduler, PodInfo::new(pod.clone())),
         Event::Added(pod) => waits(scheduler, pod),
         Event::Updated { old, new } if has_node(old) && has_node(new) => {
-            let change = Change::PodUpdated {
-                old: PodInfo::new(old.clone()),
-                new: PodInfo::new(new.clone()),
-            };
-            if let Change::PodUpdated { new, .. } = &change {
-                scheduler.handle.cache.lock().set_pod(new.clone());
+            let info = PodInfo::new(new.clone());
+            scheduler.handle.cache.lock().set_pod(info.clone());
+            if may_help(old, new) {
+                scheduler.queue.tell(&Change::PodUpdated {
+                    old: PodInfo::new(old.clone()),
+                    new: info,
+                });
             }
-            scheduler.queue.tell(&change);
         }
         Event::Updated { new, .. } if has_node(new) => {
             assigned(scheduler, PodInfo::new(new.clone()));
@@ -181,17 +199,23 @@ fn waits(scheduler: &Scheduler, pod: &Arc<Pod>) {
 
 fn gone(scheduler: &Scheduler, pod: &Arc<Pod>) {
     let info = PodInfo::new(pod.clone());
-    scheduler.handle.nominator.remove(&info.uid);
+    let handle = &scheduler.handle;
     scheduler.queue.remove(&info.uid);
+    // One without a node held room only if it was about to be bound, or room was being made for it.
+    let mut held_room = handle.nominator.node_of(&info.uid).is_some();
+    handle.nominator.remove(&info.uid);
     if has_node(pod) {
-        scheduler.handle.cache.lock().remove_pod(&info.uid);
+        handle.cache.lock().remove_pod(&info.uid);
+        held_room = true;
     } else {
-        // It may have been about to be bound.
-        scheduler.handle.cache.lock().forget(&info.uid);
-        scheduler.handle.waiting.reject(
-            &info.uid,
-            crate::framework::Rejection::unschedulable("the pod was deleted"),
-        );
+        let mut cache = handle.cache.lock();
+        held_room |= cache.is_assumed(&info.uid);
+        cache.forget(&info.uid);
+        drop(cache);
+        let rejection = Rejection::unschedulable("the pod was deleted");
+        handle.waiting.reject(&info.uid, rejection);
     }
-    scheduler.queue.tell(&Change::PodDeleted(info));
+    if held_room {
+        scheduler.queue.tell(&Change::PodDeleted(info));
+    }
 }

@@ -41,7 +41,8 @@ fn is_on<'a>(node: &'a str) -> impl Fn(&Value) -> bool + 'a {
 async fn start(api: &Api) {
     let client = api.client();
     let recorder = Recorder::series(client.clone(), "default-scheduler", "test");
-    let scheduler = daemon::build(&Configuration::default(), client, recorder).unwrap();
+    let scheduler =
+        daemon::build(&Configuration::default(), client, recorder).expect("a scheduler");
     intake::follow(&scheduler);
     scheduler.handle.informers.synced().await;
     tokio::spawn(scheduler.run());

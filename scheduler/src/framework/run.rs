@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::handle::{Handle, Nominator};
+use super::handle::Nominator;
 use super::plugin::{Bound, Permit, Point, PreFilter, Scoring};
 use super::profile::Profile;
 use super::state::CycleState;
@@ -217,18 +217,13 @@ impl Profile {
         Ok(wait)
     }
 
-    /// Waits for permits, does what must be done before, and binds.
+    /// Does what must be done before, and binds.
     pub async fn bind(
         &self,
-        handle: &Handle,
         state: &CycleState,
         pod: &PodInfo,
         node: &str,
-        wait: Option<(&'static str, std::time::Duration)>,
     ) -> Result<(), Rejection> {
-        if let Some((plugin, limit)) = wait {
-            handle.waiting.wait(&pod.uid, limit, plugin).await?;
-        }
         for (plugin, _) in self.at(Point::PreBind) {
             plugin
                 .pre_bind(state, pod, node)

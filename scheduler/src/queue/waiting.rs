@@ -131,8 +131,8 @@ pub struct Waiting {
     backoff: BTreeSet<(Instant, String)>,
     /// Pods that fit nowhere, by when they were last tried; gated ones are not among them.
     sleeping: BTreeSet<(Instant, String)>,
-    /// Pods being tried, each with the number of the first change since it was taken.
-    in_flight: HashMap<String, u64>,
+    /// Pods being tried, each with the number of the first change since it was taken, and as it was last seen.
+    in_flight: HashMap<String, (u64, Arc<PodInfo>)>,
     /// What happened since the oldest of them was taken.
     changes: VecDeque<Change>,
     first_change: u64,
@@ -161,8 +161,11 @@ impl Waiting {
 
     /// Takes a pod in, or its newest state.
     pub fn put(&mut self, info: Arc<PodInfo>, now: Instant) {
-        if self.in_flight.contains_key(&info.uid) {
-            // It comes back with its newest state, if it comes back.
+        if let Some((_, seen)) = self.in_flight.get_mut(&info.uid) {
+            // It comes back with its newest state, if it comes back; the change itself may help it.
+            let old = std::mem::replace(seen, info.clone());
+            self.changes
+                .push_back(Change::OwnUpdated { old, new: info });
             return;
         }
         match self.take(&info.uid) {
@@ -279,6 +282,11 @@ impl Waiting {
         if matches!(change, Change::Elapsed) || (pod.plugins.is_empty() && pod.pending.is_empty()) {
             return true;
         }
+        if let Change::OwnUpdated { new, .. } = change
+            && new.uid != pod.info.uid
+        {
+            return false;
+        }
         let Some(profile) = self.profile(&pod.info) else {
             return false;
         };
@@ -315,7 +323,7 @@ impl Waiting {
     /// help, it doesn't wait for more.
     pub fn put_back(&mut self, mut pod: QueuedPod, now: Instant) {
         let uid = pod.info.uid.clone();
-        let since = self.in_flight.get(&uid).copied();
+        let since = self.in_flight.get(&uid).map(|(since, _)| *since);
         let failed = pod.plugins.is_empty() && pod.pending.is_empty();
         if failed {
             pod.errors += 1;
@@ -345,7 +353,7 @@ impl Waiting {
     /// The attempt with this pod is over.
     pub fn done(&mut self, uid: &str) {
         self.in_flight.remove(uid);
-        match self.in_flight.values().min() {
+        match self.in_flight.values().map(|(since, _)| since).min() {
             None => {
                 self.first_change += self.changes.len() as u64;
                 self.changes.clear();
@@ -389,7 +397,8 @@ impl Waiting {
         pod.plugins.clear();
         pod.pending.clear();
         let next = self.first_change + self.changes.len() as u64;
-        self.in_flight.insert(pod.info.uid.clone(), next);
+        self.in_flight
+            .insert(pod.info.uid.clone(), (next, pod.info.clone()));
         Some(pod)
     }
 
@@ -505,6 +514,14 @@ mod tests {
         waiting.put(build::pod("p").container(&[("cpu", "2")]).info(), now);
         let mut pod = waiting.pop(now).unwrap();
         waiting.tell(&Change::NodeAdded(build::node("n").done()), now);
+        pod.plugins.insert(FIT);
+        waiting.put_back(pod, now);
+        assert_eq!(waiting.counts().backoff, 1);
+        // So is what happens to the pod itself.
+        let mut pod = waiting.pop(now + seconds(1)).unwrap();
+        let smaller = build::pod("p").container(&[("cpu", "1")]);
+        let uid = json!(pod.info.uid);
+        waiting.put(smaller.set("/metadata/uid", uid).info(), now);
         pod.plugins.insert(FIT);
         waiting.put_back(pod, now);
         assert_eq!(waiting.counts().backoff, 1);
