@@ -1,5 +1,7 @@
 //! The runtime with real shims, libcontainer, overlayfs and cgroups: the lives of containers.
 
+#![allow(clippy::unwrap_used)] // a test fails by panicking
+
 mod support;
 
 use std::time::{Duration, Instant};

@@ -1,5 +1,7 @@
 //! What containers can't do, with real ones.
 
+#![allow(clippy::unwrap_used)] // a test fails by panicking
+
 mod support;
 
 use kubelet::runtime::{ContainerRef, Mount, Namespaces, Propagation, Runtime, Seccomp};

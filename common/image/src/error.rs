@@ -24,12 +24,9 @@ pub enum Error {
         /// One of its users.
         container: String,
     },
-    /// The registry answered with a refusal or nonsense.
+    /// The registry refused, answered nonsense or could not be reached.
     #[error("{0}")]
     Pull(String),
-    /// The registry could not be reached.
-    #[error("{0}")]
-    Unavailable(String),
     /// Content is not what its digest or format says.
     #[error("{0}")]
     Content(String),

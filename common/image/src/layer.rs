@@ -119,7 +119,6 @@ pub(crate) fn unpack(
         }
         writer.entry(&mut entry)?;
     }
-    drop(archive);
     // The digest covers what follows the last entry, too.
     io::copy(&mut metered, &mut io::sink()).map_err(|error| damaged(&error))?;
     let size = writer.finish()?;

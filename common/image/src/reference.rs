@@ -89,20 +89,6 @@ impl Name {
     pub fn with_digest(&self, digest: &str) -> String {
         format!("{}@{digest}", self.familiar())
     }
-
-    /// The same repository on another host: what to ask a mirror for.
-    pub(crate) fn on_registry(&self, registry: &str) -> Reference {
-        match (&self.digest, &self.tag) {
-            (Some(digest), _) => {
-                Reference::with_digest(registry.to_owned(), self.repository.clone(), digest.clone())
-            }
-            (None, tag) => Reference::with_tag(
-                registry.to_owned(),
-                self.repository.clone(),
-                tag.clone().unwrap_or_else(|| "latest".to_owned()),
-            ),
-        }
-    }
 }
 
 impl fmt::Display for Name {

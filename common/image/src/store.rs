@@ -10,6 +10,7 @@
 //! tmp/                   work in progress; emptied at start
 //! ```
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -37,6 +38,8 @@ struct Inner {
     registries: Registries,
     /// One unpacking at a time in this process: the file lock covers the others.
     unpacking: tokio::sync::Mutex<()>,
+    /// Names that are being pulled.
+    pulling: std::sync::Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
 }
 
 /// An image as it is being put in: its configuration and where its layers' blobs are.
@@ -74,6 +77,7 @@ impl Store {
             limits,
             registries,
             unpacking: tokio::sync::Mutex::new(()),
+            pulling: Default::default(),
         };
         Ok(Self {
             inner: Arc::new(inner),
@@ -286,7 +290,19 @@ impl Store {
 
     /// Pulls an image.
     pub async fn pull(&self, reference: &str, credentials: &[Credentials]) -> Result<Image> {
-        crate::pull::pull(self, &Name::parse(reference)?, credentials).await
+        let name = Name::parse(reference)?;
+        // A second pull of the same name waits, and then finds the layers of the first.
+        let turn = {
+            let mut pulling = self
+                .inner
+                .pulling
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
+            pulling.retain(|_, turn| Arc::strong_count(turn) > 1);
+            Arc::clone(pulling.entry(name.to_string()).or_default())
+        };
+        let _turn = turn.lock().await;
+        crate::pull::pull(self, &name, credentials).await
     }
 
     /// Imports every image of an OCI layout or docker-archive tar (gzip or zstd or plain). `name` names an image that

@@ -14,7 +14,6 @@ impl From<Error> for RuntimeError {
         match error {
             Error::InvalidName { image, message } => Self::InvalidImageName { image, message },
             Error::NotFound(what) => Self::NotFound(format!("image {what:?}")),
-            Error::Unavailable(message) => Self::RegistryUnavailable(message),
             Error::Pull(message) => Self::Pull(message),
             Error::Content(_) | Error::TooLarge { .. } => Self::Pull(error.to_string()),
             Error::InUse { .. } | Error::Io { .. } => Self::Other(error.to_string()),

@@ -8,49 +8,47 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use keelson_image::{Limits, Registries, Store};
-use keelson_shim::{Exec, Overlay, Request, SANDBOX, Start, Stream, User};
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use keelson_shim::{Exec, Request, Stream};
+use nix::mount::{MntFlags, umount2};
 use parking_lot::Mutex;
 use tokio::sync::{broadcast, oneshot};
 
 use super::cgroup::Hierarchies;
 use super::config::Config;
-use super::images::image_ref;
-use super::layout::{ContainerFile, Layout, SandboxFile, file_name, shim_id, write_json};
-use super::network::{Attachment, Network};
+use super::host;
+use super::layout::{ContainerFile, Layout, SandboxFile, file_name, shim_id};
+use super::network::Network;
 use super::sandbox::{Sandbox, bury, other, refused};
 use super::spawn::Program;
-use super::spec::{self, Surroundings};
-use super::{host, signal};
 use crate::runtime::{
     ContainerRef, ContainerSpec, ContainerState, ContainerStatus, ExecRequest, Resources, Result,
     Runtime, RuntimeError, RuntimeEvent, SandboxSpec, SandboxStatus, Session, Usage,
 };
 
 /// cgroup of the shims themselves, beside the pods'.
-const SHIMS: &str = "shims";
+pub(super) const SHIMS: &str = "shims";
 /// cgroup of the pods.
 const PODS: &str = "kubepods";
 
 /// Containers by shims, libcontainer, overlayfs and a bridge.
 #[derive(Clone)]
 pub struct KeelsonRuntime {
-    inner: Arc<Inner>,
+    pub(super) inner: Arc<Inner>,
 }
 
-struct Inner {
-    config: Config,
-    layout: Layout,
-    hierarchies: Hierarchies,
-    images: Store,
-    program: Program,
-    network: Network,
-    possible: BTreeSet<String>,
-    lowest_oom_score: i32,
-    sandboxes: Mutex<HashMap<String, Arc<Sandbox>>>,
+pub(super) struct Inner {
+    pub(super) config: Config,
+    pub(super) layout: Layout,
+    pub(super) hierarchies: Hierarchies,
+    pub(super) images: Store,
+    pub(super) program: Program,
+    pub(super) network: Network,
+    pub(super) possible: BTreeSet<String>,
+    pub(super) lowest_oom_score: i32,
+    pub(super) sandboxes: Mutex<HashMap<String, Arc<Sandbox>>>,
     /// One change of a pod's sandbox at a time.
-    locks: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
-    events: broadcast::Sender<RuntimeEvent>,
+    pub(super) locks: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    pub(super) events: broadcast::Sender<RuntimeEvent>,
 }
 
 impl KeelsonRuntime {
@@ -58,7 +56,6 @@ impl KeelsonRuntime {
     pub async fn start(config: Config) -> Result<Self> {
         let registries = Registries {
             mirrors: config.mirrors.clone(),
-            ..Registries::default()
         };
         let images = Store::with(&config.image_root, registries, Limits::default())?;
         let layout = Layout::new(&config.state_dir, &config.container_root).map_err(other)?;
@@ -156,7 +153,7 @@ impl KeelsonRuntime {
         Ok(())
     }
 
-    async fn connect(&self, file: SandboxFile) -> std::io::Result<Arc<Sandbox>> {
+    pub(super) async fn connect(&self, file: SandboxFile) -> std::io::Result<Arc<Sandbox>> {
         let inner = &self.inner;
         Sandbox::connect(
             inner.layout.clone(),
@@ -171,16 +168,16 @@ impl KeelsonRuntime {
         Arc::clone(self.inner.locks.lock().entry(uid.to_owned()).or_default())
     }
 
-    fn find(&self, uid: &str) -> Option<Arc<Sandbox>> {
+    pub(super) fn find(&self, uid: &str) -> Option<Arc<Sandbox>> {
         self.inner.sandboxes.lock().get(uid).cloned()
     }
 
-    fn get(&self, uid: &str) -> Result<Arc<Sandbox>> {
+    pub(super) fn get(&self, uid: &str) -> Result<Arc<Sandbox>> {
         self.find(uid)
             .ok_or_else(|| RuntimeError::NotFound(format!("sandbox of pod {uid}")))
     }
 
-    fn container_file(&self, container: &ContainerRef) -> Result<ContainerFile> {
+    pub(super) fn container_file(&self, container: &ContainerRef) -> Result<ContainerFile> {
         let missing = || RuntimeError::NotFound(format!("container {}", container.name));
         if !file_name(&container.pod_uid) || !file_name(&container.name) {
             return Err(missing());
@@ -192,7 +189,7 @@ impl KeelsonRuntime {
             .ok_or_else(missing)
     }
 
-    fn pod_cgroup(&self, below: &str) -> String {
+    pub(super) fn pod_cgroup(&self, below: &str) -> String {
         format!("{}/{PODS}/{below}", self.inner.config.cgroup_root)
     }
 
@@ -214,381 +211,13 @@ impl KeelsonRuntime {
             containers,
         })
     }
-
-    /// Makes the sandbox's directory, cgroup, shim and network.
-    async fn make_sandbox(&self, spec: &SandboxSpec) -> Result<SandboxFile> {
-        let inner = &self.inner;
-        let uid = &spec.pod.uid;
-        let failed = |error: std::io::Error| RuntimeError::Sandbox(error.to_string());
-        let directory = inner.layout.pod(uid);
-        use std::os::unix::fs::DirBuilderExt as _;
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(directory.join("containers"))
-            .map_err(failed)?;
-        std::fs::write(directory.join("hostname"), format!("{}\n", spec.hostname))
-            .map_err(failed)?;
-        let cgroup = self.pod_cgroup(&spec.cgroup);
-        inner
-            .hierarchies
-            .create(&cgroup, &spec.resources)
-            .map_err(failed)?;
-        let namespaces = spec.namespaces;
-        if !namespaces.host_ipc {
-            shared_memory(&directory.join("shm")).map_err(failed)?;
-        }
-        let sandbox = keelson_shim::Sandbox {
-            hostname: (!namespaces.host_network).then(|| spec.hostname.clone()),
-            new_network: !namespaces.host_network,
-            new_ipc: !namespaces.host_ipc,
-            shared_pid: namespaces.share_pid,
-            sysctls: sysctls(spec),
-            pause_cgroups: inner.hierarchies.directories(&cgroup),
-        };
-        write_json(&directory.join(SANDBOX), &sandbox).map_err(failed)?;
-        let shims = format!("{}/{SHIMS}", inner.config.cgroup_root);
-        let join = |pid| {
-            if let Err(error) = inner.hierarchies.join(&shims, pid) {
-                tracing::warn!(%error, "a shim stays in the kubelet's cgroup");
-            }
-        };
-        let shim_pid = inner
-            .program
-            .spawn(&directory, join)
-            .await
-            .map_err(failed)?;
-        let file = SandboxFile {
-            namespace: spec.pod.namespace.clone(),
-            name: spec.pod.name.clone(),
-            uid: uid.clone(),
-            ips: Vec::new(),
-            created_at: jiff::Timestamp::now(),
-            shim_pid,
-            host_network: namespaces.host_network,
-            host_pid: namespaces.host_pid,
-            host_ipc: namespaces.host_ipc,
-            shared_pid: namespaces.share_pid,
-            cgroup,
-            log_directory: spec.log_directory.clone(),
-            stopped: false,
-        };
-        Ok(file)
-    }
-
-    /// Gives the sandbox its addresses.
-    async fn attach_network(&self, spec: &SandboxSpec, file: &mut SandboxFile) -> Result<()> {
-        if file.host_network {
-            return Ok(());
-        }
-        let attachment = Attachment {
-            uid: file.uid.clone(),
-            netns: netns(file.shim_pid),
-            ports: spec.port_mappings.clone(),
-        };
-        let attached = self.inner.network.attach(&attachment).await;
-        file.ips = attached.map_err(|error| {
-            RuntimeError::Sandbox(format!(
-                "failed to setup network for sandbox of pod {}: {error}",
-                file.uid
-            ))
-        })?;
-        Ok(())
-    }
-
-    /// Makes all of a sandbox; written last, as only a complete one counts after a crash.
-    async fn make_all(&self, spec: &SandboxSpec) -> Result<SandboxFile> {
-        let mut file = self.make_sandbox(spec).await?;
-        self.attach_network(spec, &mut file).await?;
-        self.inner
-            .layout
-            .write_sandbox(&file)
-            .map_err(|error| RuntimeError::Sandbox(error.to_string()))?;
-        Ok(file)
-    }
-
-    /// Ends a sandbox; the caller holds its lock.
-    async fn end_sandbox(&self, pod_uid: &str) -> Result<()> {
-        let inner = &self.inner;
-        let file = match self.find(pod_uid) {
-            Some(sandbox) => {
-                let file = sandbox.update(|file| file.stopped = true);
-                inner.layout.write_sandbox(&file).map_err(other)?;
-                if sandbox.alive() {
-                    // An error means that it is gone, which is what we want.
-                    let _ = sandbox.call(Request::Stop).await;
-                }
-                file
-            }
-            None => match inner.layout.read_sandbox(pod_uid).map_err(other)? {
-                Some(file) => file,
-                None => return Ok(()),
-            },
-        };
-        bury(&inner.layout, &inner.hierarchies, &file).map_err(other)?;
-        if !file.host_network {
-            inner.network.detach(pod_uid).await.map_err(other)?;
-        }
-        Ok(())
-    }
-
-    /// Ends whatever is there of a half-made sandbox. What an earlier one of the pod left stays known.
-    async fn discard(&self, uid: &str, previous: Option<SandboxFile>) {
-        let directory = self.inner.layout.pod(uid);
-        let (events, _) = tokio::sync::mpsc::unbounded_channel();
-        if let Ok(client) = super::client::Client::connect(&directory, events)
-            && let Err(failure) = client.call(Request::Stop).await
-        {
-            tracing::debug!(uid, %failure, "stop of a half-made sandbox");
-        }
-        if let Err(error) = self.inner.network.detach(uid).await {
-            tracing::warn!(uid, %error, "cannot take down the network of a half-made sandbox");
-        }
-        let _ = umount2(&directory.join("shm"), MntFlags::MNT_DETACH);
-        if let Some(mut file) = previous {
-            file.stopped = true;
-            file.ips.clear();
-            if let Err(error) = self.inner.layout.write_sandbox(&file) {
-                tracing::warn!(uid, %error, "cannot keep the record of a stopped sandbox");
-            }
-            return;
-        }
-        if let Err(error) = std::fs::remove_dir_all(&directory) {
-            tracing::warn!(uid, %error, "cannot remove a half-made sandbox");
-        }
-    }
-
-    fn start_request(
-        &self,
-        spec: &ContainerSpec,
-        sandbox: &SandboxFile,
-        id: &str,
-        image: &keelson_image::Image,
-        user: String,
-    ) -> Start {
-        let inner = &self.inner;
-        let number = |id: Option<i64>| id.and_then(|id| u32::try_from(id).ok());
-        let security = &spec.security;
-        let cgroup = format!("{}/{id}", sandbox.cgroup);
-        let writable = inner.layout.writable(id);
-        Start {
-            container: shim_id(&spec.container),
-            bundle: inner.layout.bundle(&spec.container),
-            overlay: Overlay {
-                base: inner.images.root().to_owned(),
-                lower: inner.images.lower_directories(image),
-                upper: writable.join("upper"),
-                work: writable.join("work"),
-            },
-            user: User {
-                image_user: user,
-                uid: number(security.run_as_user),
-                gid: number(security.run_as_group),
-                groups: security
-                    .supplemental_groups
-                    .iter()
-                    .filter_map(|group| u32::try_from(*group).ok())
-                    .collect(),
-                strict_groups: security.strict_groups,
-                non_root: security.run_as_non_root,
-            },
-            tty: spec.tty,
-            stdin: spec.stdin,
-            stdin_once: spec.stdin_once,
-            log: sandbox.log_directory.join(&spec.log_path),
-            shared_mounts: spec
-                .mounts
-                .iter()
-                .any(|mount| mount.propagation == crate::runtime::Propagation::Bidirectional),
-            foreign_pid_namespace: sandbox.host_pid
-                || sandbox.shared_pid
-                || spec.target_container.is_some(),
-            cgroups: inner.hierarchies.directories(&cgroup),
-            oom_file: inner.hierarchies.oom_file(&cgroup),
-        }
-    }
-
-    async fn pid_namespace(
-        &self,
-        spec: &ContainerSpec,
-        sandbox: &Sandbox,
-    ) -> Result<Option<String>> {
-        if let Some(target) = &spec.target_container {
-            let file = self.container_file(target)?;
-            let status = self
-                .inner
-                .layout
-                .status(&target.pod_uid, &file)
-                .map_err(other)?;
-            return match status.state {
-                ContainerState::Running { pid, .. } => Ok(Some(format!("/proc/{pid}/ns/pid"))),
-                _ => Err(RuntimeError::Create(format!(
-                    "target container {:?} is not running",
-                    target.name
-                ))),
-            };
-        }
-        let file = sandbox.file();
-        if file.host_pid {
-            return Ok(None);
-        }
-        if !file.shared_pid {
-            return Ok(Some(String::new()));
-        }
-        let pause = sandbox.pause_pid().await.map_err(refused)?;
-        let pause = pause
-            .ok_or_else(|| RuntimeError::Create("the pod's shared PID namespace is gone".into()))?;
-        Ok(Some(format!("/proc/{pause}/ns/pid")))
-    }
-
-    async fn make_container(&self, spec: &ContainerSpec) -> Result<ContainerStatus> {
-        let inner = &self.inner;
-        let sandbox = self.get(&spec.container.pod_uid)?;
-        let created = |error: &dyn std::fmt::Display| RuntimeError::Create(error.to_string());
-        let file = sandbox.file();
-        let image = inner
-            .images
-            .find(&spec.image_id)?
-            .ok_or_else(|| RuntimeError::NotFound(format!("image {:?}", spec.image_id)))?;
-        let config = inner.images.config(&image.id)?.config;
-        let stop_signal = spec
-            .stop_signal
-            .as_deref()
-            .or(Some(config.stop_signal.as_str()))
-            .filter(|name| !name.is_empty());
-        let stop_signal = match stop_signal {
-            None => nix::libc::SIGTERM,
-            Some(name) => signal::parse(name)
-                .ok_or_else(|| created(&format!("invalid stop signal {name:?}")))?,
-        };
-        let id = host::random_id();
-        let bundle = inner.layout.bundle(&spec.container);
-        std::fs::create_dir_all(bundle.join("rootfs")).map_err(|error| created(&error))?;
-        let start = self.start_request(spec, &file, &id, &image, config.user.clone());
-        let pod = inner.layout.pod(&file.uid);
-        let around = Surroundings {
-            image: &config,
-            root: &bundle.join("rootfs"),
-            cgroup: &format!("{}/{id}", file.cgroup),
-            hierarchies: &inner.hierarchies,
-            shm: &if file.host_ipc {
-                PathBuf::from("/dev/shm")
-            } else {
-                pod.join("shm")
-            },
-            hostname: &pod.join("hostname"),
-            pid_namespace: self.pid_namespace(spec, &sandbox).await?,
-            possible: &inner.possible,
-            lowest_oom_score: inner.lowest_oom_score,
-        };
-        let json = spec::build(spec, &around).map_err(|message| created(&message))?;
-        for mount in &spec.mounts {
-            if !mount.host_path.exists() {
-                let path = mount.host_path.display();
-                return Err(created(&format!(
-                    "failed to generate container spec: stat {path}: no such file or directory"
-                )));
-            }
-        }
-        write_json(&bundle.join("config.json"), &json).map_err(|error| created(&error))?;
-        inner.images.hold(&image.id, &id, &bundle)?;
-        let container = ContainerFile {
-            id,
-            name: spec.container.name.clone(),
-            attempt: spec.container.attempt,
-            image: spec.image.clone(),
-            image_ref: image_ref(&image, &spec.image),
-            image_id: image.id,
-            stop_signal,
-            cgroup: around.cgroup.to_owned(),
-            start,
-        };
-        inner
-            .layout
-            .write_container(&spec.container, &container)
-            .map_err(|error| created(&error))?;
-        inner.layout.status(&file.uid, &container).map_err(other)
-    }
-
-    async fn clear_container(&self, container: &ContainerRef, file: &ContainerFile) -> Result<()> {
-        let inner = &self.inner;
-        if let Some(sandbox) = self
-            .find(&container.pod_uid)
-            .filter(|sandbox| sandbox.alive())
-        {
-            sandbox
-                .call(Request::Delete {
-                    container: shim_id(container),
-                })
-                .await
-                .map_err(refused)?;
-        }
-        inner
-            .hierarchies
-            .remove(&file.cgroup)
-            .await
-            .map_err(other)?;
-        inner.images.release(&file.image_id, &file.id)?;
-        let bundle = inner.layout.bundle(container);
-        // Mounted on the host only for a container with bidirectional mounts.
-        let _ = umount2(&bundle.join("rootfs"), MntFlags::MNT_DETACH);
-        let writable = inner.layout.writable(&file.id);
-        tokio::task::spawn_blocking(move || {
-            // The bundle last: what names the writable layer goes after it.
-            remove_tree(&writable).and_then(|()| remove_tree(&bundle))
-        })
-        .await
-        .map_err(other)?
-        .map_err(other)
-    }
 }
 
-fn netns(shim: i32) -> PathBuf {
+pub(super) fn netns(shim: i32) -> PathBuf {
     PathBuf::from(format!("/proc/{shim}/ns/net"))
 }
 
-/// The pod's sysctls; unprivileged ports and pings are free inside a pod's own network, as CRI runtimes have it.
-fn sysctls(spec: &SandboxSpec) -> Vec<(String, String)> {
-    let mut sysctls: Vec<(String, String)> = Vec::new();
-    if !spec.namespaces.host_network {
-        for (name, value) in [
-            ("net.ipv4.ip_unprivileged_port_start", "0"),
-            ("net.ipv4.ping_group_range", "0 2147483647"),
-        ] {
-            sysctls.push((name.to_owned(), value.to_owned()));
-        }
-    }
-    for (name, value) in &spec.sysctls {
-        sysctls.retain(|(known, _)| known.replace('/', ".") != name.replace('/', "."));
-        sysctls.push((name.clone(), value.clone()));
-    }
-    sysctls
-}
-
-/// The pod's /dev/shm: 64 MiB, as CRI runtimes have it.
-fn shared_memory(path: &Path) -> std::io::Result<()> {
-    std::fs::create_dir_all(path)?;
-    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    let mounted = std::fs::read_to_string("/proc/self/mountinfo")?
-        .lines()
-        .any(|line| {
-            line.split(' ')
-                .nth(4)
-                .is_some_and(|point| Path::new(point) == path)
-        });
-    if !mounted {
-        mount(
-            Some("shm"),
-            path,
-            Some("tmpfs"),
-            flags,
-            Some("mode=1777,size=67108864"),
-        )?;
-    }
-    Ok(())
-}
-
-fn remove_tree(path: &Path) -> std::io::Result<()> {
+pub(super) fn remove_tree(path: &Path) -> std::io::Result<()> {
     match std::fs::remove_dir_all(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(std::io::Error::new(
             error.kind(),

@@ -75,6 +75,8 @@ pub struct Surroundings<'a> {
     pub shm: &'a Path,
     /// The pod's /etc/hostname; /etc/hosts and /etc/resolv.conf come as mounts.
     pub hostname: &'a Path,
+    /// The hostname itself.
+    pub host: &'a str,
     /// The PID namespace to join: `Some("")` for one of its own, `None` for the node's.
     pub pid_namespace: Option<String>,
     /// Capabilities that this machine's root has (without `CAP_`).
@@ -94,7 +96,7 @@ pub fn build(spec: &ContainerSpec, around: &Surroundings<'_>) -> Result<Value, S
         "terminal": spec.tty,
         "user": {"uid": 0, "gid": 0},
         "args": arguments(spec, around.image)?,
-        "env": environment(spec, around.image),
+        "env": environment(spec, around),
         "cwd": working_directory(spec, around.image),
         "capabilities": {"bounding": list, "effective": list, "permitted": list, "inheritable": [], "ambient": []},
     });
@@ -140,7 +142,7 @@ fn arguments(spec: &ContainerSpec, image: &RuntimeConfig) -> Result<Vec<String>,
 }
 
 /// The image's variables, then the pod's in their place or after them.
-fn environment(spec: &ContainerSpec, image: &RuntimeConfig) -> Vec<String> {
+fn environment(spec: &ContainerSpec, around: &Surroundings<'_>) -> Vec<String> {
     let mut environment: Vec<(String, String)> = Vec::new();
     let mut set =
         |name: &str, value: &str| match environment.iter_mut().find(|(known, _)| known == name) {
@@ -151,10 +153,11 @@ fn environment(spec: &ContainerSpec, image: &RuntimeConfig) -> Vec<String> {
         "PATH",
         "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     );
+    set("HOSTNAME", around.host);
     if spec.tty {
         set("TERM", "xterm");
     }
-    for entry in &image.env {
+    for entry in &around.image.env {
         if let Some((name, value)) = entry.split_once('=') {
             set(name, value);
         }

@@ -57,6 +57,7 @@ fn spec_of(container: &ContainerSpec) -> Result<Value, String> {
         hierarchies: &Hierarchies::V2,
         shm: Path::new("/pod/shm"),
         hostname: Path::new("/pod/hostname"),
+        host: "pod-host",
         pid_namespace: Some(String::new()),
         possible: &possible,
         lowest_oom_score: 0,
@@ -97,7 +98,10 @@ fn environment_of_image_and_pod() {
         .iter()
         .filter_map(Value::as_str)
         .collect();
-    assert_eq!(environment[1..], ["A=1", "B=3", "C==x"]);
+    assert_eq!(
+        environment[1..],
+        ["HOSTNAME=pod-host", "A=1", "B=3", "C==x"]
+    );
 }
 
 #[test]
