@@ -24,8 +24,6 @@ pub(super) const MANAGER: &str = "ipallocator.k8s.io";
 enum IpError {
     #[error("provided IP is already allocated")]
     Allocated,
-    #[error("the provided IP ({0}) is not in the valid range. The range of valid IPs is {1}")]
-    NotInRange(IpAddr, IpNet),
     #[error("the provided network does not match the current range")]
     NoRange,
     #[error("range is full")]
@@ -261,10 +259,7 @@ impl Addresses {
         dry_run: bool,
     ) -> Result<(), IpError> {
         if !ranges.iter().any(|r| r.holds(ip)) {
-            return Err(match ranges.iter().find(|r| r.net.contains(&ip)) {
-                Some(range) => IpError::NotInRange(ip, range.net),
-                None => IpError::NoRange,
-            });
+            return Err(IpError::NoRange);
         }
         if dry_run {
             Ok(())

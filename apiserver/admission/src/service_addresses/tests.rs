@@ -142,7 +142,7 @@ async fn chosen_addresses_are_checked() {
     assert!(
         refused
             .message
-            .contains("the provided IP (10.96.0.0) is not in the valid range"),
+            .contains("the provided network does not match the current range"),
         "{refused}"
     );
     assert!(

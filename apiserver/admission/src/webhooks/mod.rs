@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use keelson_auth::{Lookup, Qualified, Status};
+use keelson_auth::{Lookup, Status};
 use keelson_registry::access::Access;
 use serde_json::Value;
 
@@ -162,16 +162,19 @@ impl Hook {
             .int("timeoutSeconds")
             .unwrap_or(DEFAULT_TIMEOUT)
             .clamp(1, LONGEST_TIMEOUT);
-        let target = self
-            .target(lookup, seconds)
-            .await
-            .map_err(HookError::Calling)?;
+        let mut target = self.target(seconds).map_err(HookError::Calling)?;
         let uid = uuid::Uuid::new_v4().to_string();
         let body = review::request(request, &uid).to_string().into_bytes();
         let url = target.url();
         let failed = |why: String| {
             HookError::Calling(format!("failed to call webhook: Post {url:?}: {why}"))
         };
+        let service = hook.part("clientConfig.service");
+        if !service.is_null() {
+            target.host = service_host(lookup, service, target.port)
+                .await
+                .map_err(failed)?;
+        }
         let timeout = Duration::from_secs(seconds.unsigned_abs());
         let answer = tokio::time::timeout(timeout, caller.post(&target, body))
             .await
@@ -186,7 +189,7 @@ impl Hook {
         Status::internal(format!("failed calling webhook {:?}: {why}", self.name()))
     }
 
-    async fn target(&self, lookup: &dyn Lookup, seconds: i64) -> Result<Target, String> {
+    fn target(&self, seconds: i64) -> Result<Target, String> {
         use base64::Engine;
         let config = self.value().part("clientConfig");
         let ca_bundle = base64::engine::general_purpose::STANDARD
@@ -203,10 +206,10 @@ impl Hook {
                 .int("port")
                 .and_then(|p| u16::try_from(p).ok())
                 .unwrap_or(443);
-            let host = service_host(lookup, namespace, name, port).await?;
             let path = service.text("path");
             return Ok(Target {
-                host,
+                // Found when it is called.
+                host: String::new(),
                 port,
                 server_name: format!("{name}.{namespace}.svc"),
                 path: with_timeout(if path.is_empty() { "/" } else { path }),
@@ -227,12 +230,8 @@ impl Hook {
 }
 
 /// The cluster IP of a Service that serves the port.
-async fn service_host(
-    lookup: &dyn Lookup,
-    namespace: &str,
-    name: &str,
-    port: u16,
-) -> Result<String, String> {
+async fn service_host(lookup: &dyn Lookup, reference: &Value, port: u16) -> Result<String, String> {
+    let (namespace, name) = (reference.text("namespace"), reference.text("name"));
     let found = match lookup.get("services", namespace, name) {
         Some(service) => Some(service),
         None => lookup
@@ -240,30 +239,17 @@ async fn service_host(
             .await
             .map_err(|e| e.to_string())?,
     };
-    let service = found
-        .ok_or_else(|| {
-            Status::not_found(Qualified::new("", "services"), name)
-                .message
-                .clone()
-        })
-        .map_err(|why| format!("failed to call webhook: {why}"))?;
+    let service = found.ok_or_else(|| format!("service {name:?} not found"))?;
     if service.text("spec.type") == "ExternalName" {
         return Ok(service.text("spec.externalName").to_owned());
     }
     let ip = service.text("spec.clusterIP");
     if ip.is_empty() || ip == "None" {
-        return Err(format!(
-            "failed to call webhook: no cluster IP for service {name:?}"
-        ));
+        return Err(format!("no cluster IP for service {name:?}"));
     }
-    if !service
-        .items("spec.ports")
-        .iter()
-        .any(|p| p.number("port") == i64::from(port))
-    {
-        return Err(format!(
-            "failed to call webhook: no service port {port} found for service {name:?}"
-        ));
+    let serves = |p: &Value| p.number("port") == i64::from(port);
+    if !service.items("spec.ports").iter().any(serves) {
+        return Err(format!("no service port {port} found for service {name:?}"));
     }
     Ok(ip.to_owned())
 }
@@ -364,16 +350,11 @@ pub(crate) mod tests {
             "services",
             &json!({"metadata": {"namespace": "ns", "name": "hook"}, "spec": {"clusterIP": "10.96.0.9", "ports": [{"port": 443}]}}),
         );
-        assert_eq!(
-            service_host(&objects, "ns", "hook", 443).await.as_deref(),
-            Ok("10.96.0.9")
-        );
-        assert!(service_host(&objects, "ns", "hook", 80).await.is_err());
-        assert!(
-            service_host(&objects, "ns", "none", 443)
-                .await
-                .unwrap_err()
-                .contains("services \"none\" not found")
-        );
+        let named = |name: &str| json!({"namespace": "ns", "name": name});
+        let found = service_host(&objects, &named("hook"), 443).await;
+        assert_eq!(found.as_deref(), Ok("10.96.0.9"));
+        assert!(service_host(&objects, &named("hook"), 80).await.is_err());
+        let missing = service_host(&objects, &named("none"), 443).await;
+        assert_eq!(missing.unwrap_err(), "service \"none\" not found");
     }
 }
