@@ -156,6 +156,14 @@ pub const ALL: &[Controller] = &[
         owns: &["statefulsets/status", "pods:of-statefulsets"],
         start: crate::statefulset::start,
     },
+    Controller {
+        name: "job-controller",
+        account: "job-controller",
+        on_by_default: true,
+        reads: &["jobs", "pods"],
+        owns: &["jobs/status", "pods:of-jobs"],
+        start: crate::job::start,
+    },
 ];
 
 /// The names of all controllers.
