@@ -164,6 +164,45 @@ pub const ALL: &[Controller] = &[
         owns: &["jobs/status", "pods:of-jobs"],
         start: crate::job::start,
     },
+    Controller {
+        name: "cronjob-controller",
+        account: "cronjob-controller",
+        on_by_default: true,
+        reads: &["cronjobs", "jobs"],
+        owns: &["cronjobs/status", "jobs:of-cronjobs"],
+        start: crate::cronjob::start,
+    },
+    Controller {
+        name: "ttl-after-finished-controller",
+        account: "ttl-after-finished-controller",
+        on_by_default: true,
+        reads: &["jobs"],
+        owns: &["jobs:finished"],
+        start: crate::ttl_after_finished::start,
+    },
+    Controller {
+        name: "clusterrole-aggregation-controller",
+        account: "clusterrole-aggregation-controller",
+        on_by_default: true,
+        reads: &["clusterroles"],
+        owns: &["clusterroles:aggregated"],
+        start: crate::cluster_role_aggregation::start,
+    },
+    Controller {
+        name: "disruption-controller",
+        account: "disruption-controller",
+        on_by_default: true,
+        reads: &[
+            "poddisruptionbudgets",
+            "pods",
+            "deployments",
+            "replicasets",
+            "statefulsets",
+            "replicationcontrollers",
+        ],
+        owns: &["poddisruptionbudgets/status"],
+        start: crate::disruption::start,
+    },
 ];
 
 /// The names of all controllers.

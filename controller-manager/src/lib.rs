@@ -15,8 +15,11 @@ pub mod pod_control;
 pub mod pod_index;
 pub mod revision;
 
+pub mod cluster_role_aggregation;
+pub mod cronjob;
 pub mod daemonset;
 pub mod deployment;
+pub mod disruption;
 pub mod endpoints;
 pub mod garbage;
 pub mod job;
@@ -27,3 +30,4 @@ pub mod replica;
 pub mod root_ca;
 pub mod service_account;
 pub mod statefulset;
+pub mod ttl_after_finished;

@@ -143,7 +143,7 @@ impl Connector {
         let connected = async {
             let stream = TcpStream::connect((host.as_str(), port)).await?;
             stream.set_nodelay(true)?;
-            Ok::<_, std::io::Error>(TlsConnector::from(self.tls).connect(name, stream).await?)
+            TlsConnector::from(self.tls).connect(name, stream).await
         };
         let stream = tokio::time::timeout(CONNECT_TIMEOUT, connected)
             .await

@@ -97,7 +97,7 @@ pub fn fenceposts(deployment: &Deployment) -> (i32, i32) {
     );
     // Validation refuses two zeros, but two percentages may come to that; then one at a time must do.
     if surge == 0 && unavailable == 0 {
-        (0, 1.min(wanted.max(1)))
+        (0, 1)
     } else {
         (surge, unavailable.min(wanted))
     }
@@ -132,7 +132,7 @@ pub fn annotation(meta: &ObjectMeta, key: &str) -> Option<i64> {
 /// The ReplicaSet whose template is the Deployment's: the oldest, should there be several. Takes it out of `sets`.
 pub fn take_new(deployment: &Deployment, sets: &mut Vec<ReplicaSet>) -> Option<ReplicaSet> {
     let template = deployment.spec.as_ref().map(|spec| &spec.template)?;
-    sets.sort_by(|a, b| by_age(a, b));
+    sets.sort_by(by_age);
     let position = sets.iter().position(|set| {
         set.spec
             .as_ref()

@@ -150,6 +150,9 @@ fn dress(slice: &EndpointSlice, like: &EndpointSlice) -> EndpointSlice {
     dressed
 }
 
+/// A slice and the endpoints that it will have.
+type Filled = (Arc<EndpointSlice>, Vec<Endpoint>);
+
 /// Says whether any slice of the group is left or made.
 fn plan_group(
     mut slices: Vec<Arc<EndpointSlice>>,
@@ -162,8 +165,7 @@ fn plan_group(
     let mut order: Vec<_> = group.endpoints.iter().map(identity).collect();
     let mut desired: HashMap<_, &Endpoint> = order.iter().cloned().zip(&group.endpoints).collect();
     let pattern = make(&group.address_type);
-    let (mut touched, mut untouched): (Vec<(Arc<EndpointSlice>, Vec<Endpoint>)>, Vec<_>) =
-        (Vec::new(), Vec::new());
+    let (mut touched, mut untouched): (Vec<Filled>, Vec<Filled>) = (Vec::new(), Vec::new());
     for slice in slices {
         let before = slice.endpoints.as_deref().unwrap_or_default();
         let mut after = Vec::with_capacity(before.len());

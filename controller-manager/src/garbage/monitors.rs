@@ -133,10 +133,9 @@ impl Monitors {
         }
         *self.kinds.lock() = found.resources;
         for resource in wanted {
-            if !running.contains_key(&resource.api) {
-                let monitor = self.start(&resource);
-                running.insert(resource.api, monitor);
-            }
+            running
+                .entry(resource.api.clone())
+                .or_insert_with(|| self.start(&resource));
         }
         Ok(())
     }

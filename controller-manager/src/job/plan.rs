@@ -365,8 +365,7 @@ impl Work<'_> {
                 "Job has exceeded the specified maximal number of failed indexes".into(),
             ));
         }
-        let over =
-            given_up + succeeded >= self.spec.completions.unwrap_or(i32::MAX);
+        let over = given_up + succeeded >= self.spec.completions.unwrap_or(i32::MAX);
         (given_up > 0 && over).then(|| ("FailedIndexes", "Job has failed indexes".into()))
     }
 
