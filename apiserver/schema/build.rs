@@ -1,5 +1,5 @@
-//! Gathers what OpenAPI documents say beyond the types' tables: descriptions and required fields, from
-//! k8s-openapi's schemas, into one compressed file.
+//! Gathers what OpenAPI documents say beyond the types' tables: descriptions, from k8s-openapi's schemas, into one
+//! compressed file.
 
 use std::error::Error;
 use std::io::Write as _;
@@ -29,9 +29,6 @@ fn main() -> Result<(), Box<dyn Error>> {
         let mut fact = Map::new();
         if let Some(text) = schema.get("description") {
             fact.insert("d".to_owned(), text.clone());
-        }
-        if let Some(required) = schema.get("required") {
-            fact.insert("r".to_owned(), required.clone());
         }
         let properties = schema.get("properties").and_then(Value::as_object);
         let fields: Map<String, Value> = properties

@@ -11,7 +11,7 @@ use crate::types::{
 };
 
 const FIELDS: &str = include_str!("fields.tsv");
-const MERGE_KEYS: &str = include_str!("merge-keys.tsv");
+pub(crate) const MERGE_KEYS: &str = include_str!("merge-keys.tsv");
 
 /// Defaults that apply needs to identify list elements.
 const KEY_DEFAULTS: &[(&str, &str, &str)] = &[
@@ -208,6 +208,7 @@ impl Compiler<'_> {
             .get(&(row.ty, row.field))
             .map(|marker| (marker.list.clone(), marker.atomic))
             .unwrap_or_default();
+        let list_marked = list.is_some();
         let ty = self.reference(row.reference, list.unwrap_or_default(), atomic)?;
         let (strategies, key) = row.patch.split_once(':').unwrap_or((row.patch, ""));
         let has = |strategy: &str| strategies.split(',').any(|s| s == strategy);
@@ -233,6 +234,7 @@ impl Compiler<'_> {
                 merge_key: (!key.is_empty()).then(|| self.name(key)),
             },
             atomic,
+            list_marked,
             default: default.map(|(_, _, value)| *value),
         })
     }

@@ -159,6 +159,8 @@ pub struct Field {
     pub patch: PatchStrategy,
     /// Overrides the struct's or map's own `atomic`.
     pub atomic: Option<bool>,
+    /// Whether the schema names its list type; what it doesn't name is atomic.
+    pub list_marked: bool,
     /// What apply takes for it where it is a key and absent.
     pub default: Option<&'static str>,
 }

@@ -20,7 +20,7 @@ use sha2::{Digest as _, Sha256};
 use crate::Schema;
 use schemas::{Dialect, Schemas};
 
-/// Descriptions and required fields by type, gathered by the build script.
+/// Descriptions by type, gathered by the build script.
 static DESCRIPTIONS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptions.json.z"));
 
 /// A served resource.

@@ -51,6 +51,21 @@ pub(super) fn paths(resources: &[&Resource], schemas: &mut Schemas<'_>) -> Map<S
         } else {
             format!("/apis/{}/{}", resource.group, resource.version)
         };
+        if !paths.contains_key(&format!("{base}/")) {
+            let resources = schemas.meta("APIResourceList");
+            let mut read = Map::new();
+            read.insert("description".to_owned(), json!("get available resources"));
+            read.insert(
+                "operationId".to_owned(),
+                json!(format!("get{}Resources", tag(resource))),
+            );
+            read.insert("tags".to_owned(), json!([tag(resource)]));
+            read.insert(
+                "responses".to_owned(),
+                responses(schemas.dialect, "get", &resources),
+            );
+            paths.insert(format!("{base}/"), json!({ "get": read }));
+        }
         let plural = &resource.plural;
         let place = |namespaced, collection| Place {
             resource,

@@ -1,30 +1,46 @@
 //! Types as OpenAPI schemas, with Kubernetes's markers.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::LazyLock;
 
 use serde_json::{Map, Value, json};
 
-use crate::builtin::Schema;
+use crate::builtin::{MERGE_KEYS, Schema};
 use crate::types::{Field, ListKind, PatchStrategy, ScalarKind, SchemaOr, Struct, Type};
 
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
 const EXTENSIONS: &str = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1";
 
-/// Defaults that upstream's schemas carry.
-const DEFAULTS: &[(&str, &str, &str)] = &[
-    ("io.k8s.api.core.v1.ContainerPort", "protocol", "\"TCP\""),
-    ("io.k8s.api.core.v1.ServicePort", "protocol", "\"TCP\""),
-    (
-        "io.k8s.api.core.v1.ReplicationControllerSpec",
-        "replicas",
-        "1",
-    ),
-    (
-        "io.k8s.api.resource.v1.DeviceToleration",
-        "operator",
-        "\"Equal\"",
-    ),
-];
+/// What reflection can't see: required fields, enumerations and defaults.
+const FACTS: &str = include_str!("facts.tsv");
+
+/// A line of `facts.tsv`.
+#[derive(Clone, Copy, Default)]
+struct Fact {
+    required: bool,
+    values: &'static str,
+    default: &'static str,
+}
+
+static BY_FIELD: LazyLock<HashMap<(&str, &str), Fact>> = LazyLock::new(|| {
+    let mut facts = HashMap::new();
+    for line in FACTS.lines().skip(1) {
+        let mut columns = line.split('\t');
+        let mut column = || columns.next().unwrap_or_default();
+        let key = (column(), column());
+        let required = column() == "required";
+        let (values, default) = (column(), column());
+        facts.insert(
+            key,
+            Fact {
+                required,
+                values,
+                default,
+            },
+        );
+    }
+    facts
+});
 
 /// The version of OpenAPI.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,12 +132,17 @@ impl<'s> Schemas<'s> {
             .cloned()
             .unwrap_or_default();
         let mut properties = Map::new();
+        let mut required = Vec::new();
         for field in ty.fields() {
+            if fact(ty, field).required {
+                required.push(Value::from(&*field.name));
+            }
             let mut property = self.property(ty, field);
             let text = facts.get("p").and_then(|fields| fields.get(&*field.name));
             if let (Some(text), Value::Object(property)) = (text, &mut property) {
                 property.insert("description".to_owned(), text.clone());
             }
+            unwrap_lone_reference(&mut property);
             properties.insert(field.name.to_string(), property);
         }
         let mut schema = Map::new();
@@ -133,8 +154,13 @@ impl<'s> Schemas<'s> {
         if !properties.is_empty() {
             put("properties", Value::Object(properties));
         }
-        if let Some(required) = facts.get("r") {
-            put("required", required.clone());
+        if !required.is_empty() {
+            put("required", Value::Array(required));
+        }
+        if let Some(Value::Object(unions)) = extensions(&ty.name) {
+            for (name, value) in unions {
+                put(&name, value);
+            }
         }
         if ty.atomic {
             put("x-kubernetes-map-type", json!("atomic"));
@@ -161,10 +187,22 @@ impl<'s> Schemas<'s> {
             property.insert("x-kubernetes-map-type".to_owned(), json!(kind));
         }
         mark(&mut property, &field.patch);
-        let default = DEFAULTS
-            .iter()
-            .find(|(ty, name, _)| *ty == &*owner.name && *name == &*field.name)
-            .and_then(|(_, _, text)| serde_json::from_str(text).ok());
+        if field.list_marked && !matches!(field.ty, Type::List(_)) {
+            property.insert("x-kubernetes-list-type".to_owned(), json!("atomic"));
+        }
+        if !field.list_marked {
+            property.remove("x-kubernetes-list-type");
+        }
+        let fact = fact(owner, field);
+        if !fact.values.is_empty() && self.dialect == Dialect::V3 {
+            let values: Vec<&str> = fact.values.split('|').collect();
+            let target = match property.get_mut("items") {
+                Some(Value::Object(items)) => items,
+                _ => &mut property,
+            };
+            target.insert("enum".to_owned(), json!(values));
+        }
+        let default: Option<Value> = serde_json::from_str(fact.default).ok();
         if let Some(default) = default {
             property.insert("default".to_owned(), default);
         } else if !field.pointer
@@ -227,11 +265,10 @@ impl<'s> Schemas<'s> {
             && let (Value::Object(schema), Some(zero)) = (&mut schema, zero(ty))
         {
             schema.insert("default".to_owned(), zero);
-        } else if self.dialect == Dialect::V3
-            && let Some(reference) = schema.pointer("/allOf/0").cloned()
-            && !by_value
-        {
-            schema = reference;
+        }
+        unwrap_lone_reference(&mut schema);
+        if let Value::Object(schema) = &mut schema {
+            schema.remove("x-kubernetes-list-type");
         }
         schema
     }
@@ -261,6 +298,31 @@ impl<'s> Schemas<'s> {
         }
         schema
     }
+}
+
+/// A reference needs `allOf` only where something stands beside it.
+fn unwrap_lone_reference(schema: &mut Value) {
+    if let Value::Object(object) = &*schema
+        && object.len() == 1
+        && let Some(reference) = schema.pointer("/allOf/0").cloned()
+    {
+        *schema = reference;
+    }
+}
+
+fn fact(ty: &Struct, field: &Field) -> Fact {
+    BY_FIELD
+        .get(&(&*ty.name, &*field.name))
+        .copied()
+        .unwrap_or_default()
+}
+
+/// The further markers of a schema, as unions.
+fn extensions(name: &str) -> Option<Value> {
+    MERGE_KEYS.lines().find_map(|line| {
+        let rest = line.strip_prefix(name)?.strip_prefix("\t(schema)\t")?;
+        serde_json::from_str(rest.rsplit('\t').next()?).ok()
+    })
 }
 
 /// Strategic merge's markers.
