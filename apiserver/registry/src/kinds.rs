@@ -4,6 +4,7 @@
 //! to its strategy, in one file a kind below this module; custom resources are not here.
 
 pub mod apps;
+pub mod autoscaling;
 pub mod batch;
 pub mod certificates;
 pub mod coordination;
@@ -406,8 +407,8 @@ fn all() -> Vec<Kind> {
         cluster(AUTHORIZATION, "SelfSubjectAccessReview", "selfsubjectaccessreviews", "", &ReadOnly).verbs(CREATE),
         cluster(AUTHORIZATION, "SelfSubjectRulesReview", "selfsubjectrulesreviews", "", &ReadOnly).verbs(CREATE),
         cluster(AUTHORIZATION, "SubjectAccessReview", "subjectaccessreviews", "", &ReadOnly).verbs(CREATE),
-        namespaced(AUTOSCALING_V2, "HorizontalPodAutoscaler", "horizontalpodautoscalers", "horizontalpodautoscalers", &ReadOnly).short(&["hpa"]).all().hash("qwQve8ut294=").subresources(&[STATUS]),
-        namespaced(AUTOSCALING, "HorizontalPodAutoscaler", "horizontalpodautoscalers", "horizontalpodautoscalers", &ReadOnly).short(&["hpa"]).all().hash("qwQve8ut294=").stored_as("autoscaling/v2").subresources(&[STATUS]),
+        namespaced(AUTOSCALING_V2, "HorizontalPodAutoscaler", "horizontalpodautoscalers", "horizontalpodautoscalers", &autoscaling::horizontal_pod_autoscaler::Rules).short(&["hpa"]).all().hash("qwQve8ut294=").subresources(&[STATUS]),
+        namespaced(AUTOSCALING, "HorizontalPodAutoscaler", "horizontalpodautoscalers", "horizontalpodautoscalers", &autoscaling::v1::Rules).short(&["hpa"]).all().hash("qwQve8ut294=").stored_as("autoscaling/v2").subresources(&[STATUS]),
         namespaced(BATCH, "CronJob", "cronjobs", "cronjobs", &batch::cron_job::Rules).short(&["cj"]).all().hash("sd5LIXh4Fjs=").subresources(&[STATUS]),
         namespaced(BATCH, "Job", "jobs", "jobs", &batch::job::Rules).all().hash("mudhfqk/qZY=").subresources(&[STATUS]),
         cluster(CERTIFICATES, "CertificateSigningRequest", "certificatesigningrequests", "certificatesigningrequests", &certificates::certificate_signing_request::Rules).short(&["csr"]).hash("95fRKMXA+00=").subresources(CERTIFICATESIGNINGREQUESTS),

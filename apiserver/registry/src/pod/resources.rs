@@ -16,7 +16,8 @@ pub fn may_overcommit(name: &str) -> bool {
     is_native_resource(name) && !name.starts_with("hugepages-")
 }
 
-fn resource_name(errors: &mut ErrorList, name: &str, path: &Path<'_>) {
+/// The name of a resource of containers.
+pub fn container_resource_name(errors: &mut ErrorList, name: &str, path: &Path<'_>) {
     let found = names::qualified_name(name);
     if !found.is_empty() {
         faults(errors, path, name, found);
@@ -42,7 +43,7 @@ fn resource_name(errors: &mut ErrorList, name: &str, path: &Path<'_>) {
 }
 
 fn pod_resource_name(errors: &mut ErrorList, name: &str, path: &Path<'_>) {
-    resource_name(errors, name, path);
+    container_resource_name(errors, name, path);
     if !keelson_api::pod::is_pod_level(name) {
         errors.push(Error::not_supported(
             path,
@@ -66,14 +67,14 @@ pub fn container(
     claims: &BTreeSet<&str>,
     path: &Path<'_>,
 ) {
-    requirements(errors, resources, resource_name, claims, path);
+    requirements(errors, resources, container_resource_name, claims, path);
 }
 
 /// `overhead` or another bare list of limits.
 pub fn limits_only(errors: &mut ErrorList, list: &Value, path: &Path<'_>) {
     let limits = path.child("limits");
     for (name, amount) in list.as_object().into_iter().flatten() {
-        resource_name(errors, name, &limits.key(name));
+        container_resource_name(errors, name, &limits.key(name));
         resource_quantity(errors, name, amount, &limits.key(name));
     }
 }
