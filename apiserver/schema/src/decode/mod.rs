@@ -358,6 +358,28 @@ mod tests {
     }
 
     #[test]
+    fn the_deepest_body_fits_the_stack() {
+        let deep = |open: &str, close: &str| format!("{}1{}", open.repeat(120), close.repeat(120));
+        let body = format!(r#"{{"data":{}}}"#, deep(r#"{"a":"#, "}"));
+        let mut object = strict("apps", "ControllerRevision", &body).unwrap();
+        let ty = Schema::builtin()
+            .kind("apps", "v1", "ControllerRevision")
+            .unwrap();
+        crate::normalise(&mut object, ty);
+        let bytes = crate::protobuf::encode(&object, ty);
+        assert_eq!(
+            crate::protobuf::decode(&bytes, ty).unwrap()["data"],
+            object["data"]
+        );
+        let lists = decode_untyped(
+            deep("[", "]").as_bytes(),
+            MediaType::Yaml,
+            FieldValidation::Strict,
+        );
+        assert!(lists.is_ok());
+    }
+
+    #[test]
     fn yaml_is_read_and_bounded() {
         let ty = Schema::builtin().kind("", "v1", "Pod").unwrap();
         let body = "kind: Pod\nmetadata:\n  labels: {1: 'x'}\nspec:\n  nodeName: n\n  oops: 1\n";

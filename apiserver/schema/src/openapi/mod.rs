@@ -157,6 +157,7 @@ impl Documents {
         let mut hasher = Sha256::new();
         hasher.update(self.version.as_bytes());
         hasher.update(DESCRIPTIONS);
+        hasher.update(schemas::FACTS);
         for resource in &self.resources {
             if path == "v2" || v3_path(&resource.group, &resource.version) == path {
                 hasher.update(format!("{resource:?}").as_bytes());

@@ -12,7 +12,7 @@ const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
 const EXTENSIONS: &str = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1";
 
 /// What reflection can't see: required fields, enumerations and defaults.
-const FACTS: &str = include_str!("facts.tsv");
+pub(super) const FACTS: &str = include_str!("facts.tsv");
 
 /// A line of `facts.tsv`.
 #[derive(Clone, Copy, Default)]

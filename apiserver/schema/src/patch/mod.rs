@@ -5,10 +5,16 @@ mod strategic;
 
 pub use strategic::strategic;
 
+use json_patch::PatchOperation;
 use serde_json::Value;
 
 /// Upstream's bound on the operations of a JSON patch.
 pub const MAX_JSON_PATCH_OPERATIONS: usize = 10_000;
+
+/// How much the copies of a JSON patch may add together: as much as a body.
+const MAX_COPIED: usize = 3 * 1024 * 1024;
+/// How deep a patched object may be nested: as deep as a body.
+const MAX_DEPTH: usize = 127;
 
 /// Why a patch can't be applied.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -58,9 +64,53 @@ pub fn json(original: &Value, patch: &[u8]) -> Result<Value, PatchError> {
     let patch: json_patch::Patch = serde_json::from_value(Value::Array(operations))
         .map_err(|error| PatchError::NotApplicable(error.to_string()))?;
     let mut patched = original.clone();
-    json_patch::patch(&mut patched, &patch)
-        .map_err(|error| PatchError::NotApplicable(error.to_string()))?;
+    let mut copied = 0;
+    for operation in &patch.0 {
+        check_growth(&patched, operation, &mut copied)?;
+        json_patch::patch(&mut patched, std::slice::from_ref(operation))
+            .map_err(|error| PatchError::NotApplicable(error.to_string()))?;
+    }
     Ok(patched)
+}
+
+/// Refuses an operation that would nest the object too deep or copy too much: a few short operations can make
+/// an object that fills the memory, or the stack of whoever walks over it.
+fn check_growth(
+    object: &Value,
+    operation: &PatchOperation,
+    copied: &mut usize,
+) -> Result<(), PatchError> {
+    let (path, value) = match operation {
+        PatchOperation::Add(add) => (add.path.as_str(), Some(&add.value)),
+        PatchOperation::Replace(replace) => (replace.path.as_str(), Some(&replace.value)),
+        PatchOperation::Move(moved) => (moved.path.as_str(), object.pointer(moved.from.as_str())),
+        PatchOperation::Copy(copy) => {
+            let value = object.pointer(copy.from.as_str());
+            *copied += value.map_or(0, |value| value.to_string().len());
+            if *copied > MAX_COPIED {
+                return Err(PatchError::NotApplicable(format!(
+                    "Unable to complete the copy, the accumulated size increase of copy is {copied}, exceeding the limit {MAX_COPIED}"
+                )));
+            }
+            (copy.path.as_str(), value)
+        }
+        PatchOperation::Remove(_) | PatchOperation::Test(_) => return Ok(()),
+    };
+    let below = value.map_or(0, depth);
+    if path.matches('/').count() + below > MAX_DEPTH {
+        return Err(PatchError::NotApplicable("exceeded max depth".to_owned()));
+    }
+    Ok(())
+}
+
+/// How deep a value is nested.
+fn depth(value: &Value) -> usize {
+    let inner = match value {
+        Value::Array(items) => items.iter().map(depth).max(),
+        Value::Object(object) => object.values().map(depth).max(),
+        _ => return 0,
+    };
+    inner.unwrap_or(0) + 1
 }
 
 /// Applies an RFC 7386 patch.
@@ -127,6 +177,25 @@ mod tests {
         assert_eq!(
             json(&object, many.as_bytes()).unwrap_err().to_string(),
             "The allowed maximum operations in a JSON patch is 10000, got 10001"
+        );
+    }
+
+    #[test]
+    fn copies_grow_an_object_neither_deep_nor_large() {
+        let copy = r#"{"op":"copy","from":"/a","path":"/a/a"}"#;
+        let patch = format!("[{}]", vec![copy; 200].join(","));
+        let error = json(&json!({"a": {"b": 1}}), patch.as_bytes()).unwrap_err();
+        assert_eq!(
+            (error.code(), error.to_string().as_str()),
+            (422, "exceeded max depth")
+        );
+        let copy = r#"{"op":"copy","from":"/a/0","path":"/a/-"}"#;
+        let patch = format!("[{}]", vec![copy; 5000].join(","));
+        let error = json(&json!({"a": ["x".repeat(1000)]}), patch.as_bytes()).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .contains("accumulated size increase of copy")
         );
     }
 
