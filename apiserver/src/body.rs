@@ -15,6 +15,9 @@ use keelson_api::status::Status;
 /// Upstream's bound on a request body.
 pub const MAX_REQUEST_BODY: usize = 3 * 1024 * 1024;
 
+/// A body that is longer than so many times its limit isn't read to its end.
+const PATIENCE: usize = 4;
+
 /// What can go wrong while a body is sent.
 pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -123,25 +126,30 @@ impl HttpBody for Body {
     }
 }
 
-/// Reads a request body, answering 413 beyond `limit`.
+/// Reads a request body, answering 413 beyond `limit`. A body that is only somewhat too long is read to its end and
+/// forgotten, so that the client gets to see the answer and not a broken connection.
 pub async fn read_limited(mut body: Incoming, limit: usize) -> Result<Bytes, Status> {
-    if body.size_hint().lower() > limit as u64 {
-        return Err(Status::request_entity_too_large(format!(
-            "limit is {limit}"
-        )));
-    }
     let mut whole = BytesMut::new();
+    let mut seen = 0usize;
     while let Some(frame) = body.frame().await {
         let frame = frame
             .map_err(|e| Status::bad_request(format!("unable to read the request body: {e}")))?;
         if let Ok(data) = frame.into_data() {
-            if whole.len() + data.len() > limit {
-                return Err(Status::request_entity_too_large(format!(
-                    "limit is {limit}"
-                )));
+            seen = seen.saturating_add(data.len());
+            if seen > limit.saturating_mul(PATIENCE) {
+                break;
             }
-            whole.extend_from_slice(&data);
+            if seen > limit {
+                whole = BytesMut::new();
+            } else {
+                whole.extend_from_slice(&data);
+            }
         }
+    }
+    if seen > limit {
+        return Err(Status::request_entity_too_large(format!(
+            "limit is {limit}"
+        )));
     }
     Ok(whole.freeze())
 }

@@ -88,9 +88,17 @@ pub fn configuration(
         .and_then(Value::as_str)
         .unwrap_or_default();
     if kind != resource.kind.kind {
+        let version = config
+            .get("apiVersion")
+            .and_then(Value::as_str)
+            .unwrap_or_default();
+        let version = if version.contains('/') {
+            version.to_owned()
+        } else {
+            format!("/{version}")
+        };
         return Err(Status::bad_request(format!(
-            "kind in the configuration ({kind:?}) must be {:?}",
-            resource.kind.kind
+            "invalid object type: {version}, Kind={kind}"
         )));
     }
     let checked =

@@ -5,7 +5,7 @@
 use http::HeaderMap;
 use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE, USER_AGENT};
 
-use keelson_api::status::Status;
+use keelson_api::status::{Details, Status};
 
 use crate::query::Query;
 use crate::response::ApiResult;
@@ -205,7 +205,21 @@ pub fn negotiate(headers: &HeaderMap, query: &Query, offers: Offers) -> ApiResul
             ..base
         });
     }
-    Err(Status::not_acceptable(&OBJECT_TYPES))
+    Err(not_acceptable())
+}
+
+/// 406, in the words of upstream's router.
+fn not_acceptable() -> Status {
+    let mut status = Status::failure(
+        406,
+        "NotAcceptable",
+        format!(
+            "406: Not Acceptable\n\nAvailable representations: {}",
+            OBJECT_TYPES.join(", ")
+        ),
+    );
+    status.details = Some(Details::default());
+    status
 }
 
 fn encoding_of(media: (&str, &str)) -> Option<Encoding> {
@@ -251,7 +265,7 @@ pub fn aggregated_discovery(headers: &HeaderMap) -> ApiResult<Option<&'static st
             _ => continue,
         }
     }
-    Err(Status::not_acceptable(&OBJECT_TYPES))
+    Err(not_acceptable())
 }
 
 /// Whether `pretty` was asked for, by query or by a person's client.

@@ -14,18 +14,35 @@ use crate::server::Server;
 use crate::subresources;
 use crate::verbs;
 
+/// Resources that clients are warned of.
+const DEPRECATED: [(&str, &str); 2] = [
+    (
+        "componentstatuses",
+        "v1 ComponentStatus is deprecated in v1.19+",
+    ),
+    (
+        "endpoints",
+        "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice",
+    ),
+];
+
 /// Serves a request that passed all filters.
 pub async fn dispatch(server: &Arc<Server>, request: Request) -> Response {
     let agreed = request
         .negotiate(Offers::Objects)
         .unwrap_or(Negotiated::JSON);
     let head = request.method == Method::HEAD;
+    let is_resource = request.info.is_resource;
     let answered = if request.info.is_resource {
         resource(server, request).await
     } else {
         path(server, request).await
     };
-    let mut response = answered.unwrap_or_else(|e| response::error(&agreed, &e));
+    let unknown = |e: &Status| !is_resource && e.code == 404;
+    let mut response = answered.unwrap_or_else(|e| match unknown(&e) {
+        true => response::text(404, "404 page not found\n"),
+        false => response::error(&agreed, &e),
+    });
     if head {
         *response.body_mut() = crate::body::Body::Empty;
     }
@@ -69,6 +86,12 @@ async fn resource(server: &Arc<Server>, request: Request) -> ApiResult<Response>
     else {
         return Err(Status::no_such_path());
     };
+    if request.method == Method::HEAD {
+        return Err(Status::method_not_allowed());
+    }
+    if let Some((_, warning)) = DEPRECATED.iter().find(|(id, _)| *id == resource.id) {
+        request.warnings.extend([(*warning).to_owned()]);
+    }
     let in_namespace = !info.namespace.is_empty() && resource.kind.plural != "namespaces";
     if in_namespace && !resource.kind.namespaced {
         return Err(Status::no_such_path());

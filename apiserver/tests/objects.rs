@@ -11,8 +11,8 @@ fn map(name: &str, data: Value) -> Value {
 }
 
 async fn start() -> (TestServer, Client) {
-    let server = TestServer::start().await.unwrap();
-    let admin = server.admin().unwrap();
+    let server = TestServer::start().await.expect("a server");
+    let admin = server.admin().expect("a client");
     (server, admin)
 }
 

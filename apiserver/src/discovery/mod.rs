@@ -8,7 +8,7 @@ pub mod schemas;
 use std::fmt::Write;
 
 use http::HeaderValue;
-use http::header::{ETAG, IF_NONE_MATCH, VARY};
+use http::header::{CACHE_CONTROL, ETAG, IF_NONE_MATCH, VARY};
 use keelson_api::status::Status;
 use keelson_daemon::version::GIT_VERSION;
 use keelson_registry::kinds::Kind;
@@ -65,7 +65,7 @@ impl Documents {
                 .iter()
                 .filter(|(g, _)| g.is_empty() == core)
                 .map(|(group, versions)| {
-                    let metadata = if core { json!({"creationTimestamp": null}) } else { json!({"name": group, "creationTimestamp": null}) };
+                    let metadata = if core { json!({}) } else { json!({"name": group}) };
                     let versions: Vec<Value> = versions
                         .iter()
                         .map(|version| {
@@ -90,7 +90,11 @@ impl Documents {
             .map(|(group, version)| {
                 let name = group_version(group, version);
                 let resources: Vec<Value> = of(group, version).into_iter().flat_map(plain_resources).collect();
-                let list = json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": name, "resources": resources});
+                let mut list = json!({"kind": "APIResourceList", "groupVersion": name, "resources": resources});
+                if !group.is_empty() {
+                    // The oldest version's list never said its own.
+                    list["apiVersion"] = "v1".into();
+                }
                 (name, list)
             })
             .collect();
@@ -252,7 +256,12 @@ fn plain_resources(kind: &Kind) -> Vec<Value> {
 
 /// A resource in aggregated discovery.
 fn aggregated_resource(kind: &Kind) -> Value {
-    let response_kind = |group: &str, version: &str, kind: &str| json!({"group": group, "version": version, "kind": kind});
+    // What is of the resource's own group and version goes without saying.
+    let response_kind = |group: &str, version: &str, name: &str| {
+        let own = (group, version) == (kind.group, kind.version);
+        let (group, version) = if own { ("", "") } else { (group, version) };
+        json!({"group": group, "version": version, "kind": name})
+    };
     let mut row = Map::new();
     row.insert("resource".into(), kind.plural.into());
     row.insert(
@@ -319,5 +328,8 @@ fn conditional(request: &Request, (bytes, tag): &(Vec<u8>, String)) -> Response 
     answer
         .headers_mut()
         .insert(VARY, HeaderValue::from_static("Accept"));
+    answer
+        .headers_mut()
+        .insert(CACHE_CONTROL, HeaderValue::from_static("public"));
     answer
 }

@@ -119,9 +119,7 @@ pub fn pod(pod: &Value, port: &str) -> ApiResult<(String, u16)> {
         .into_iter()
         .find(|ip| !ip.is_empty());
     let Some(address) = address else {
-        return Err(Status::bad_request(format!(
-            "address not allowed: pod {name:?} has no address"
-        )));
+        return Err(Status::bad_request("address not allowed"));
     };
     let ports = || {
         items(pod, "/spec/containers")
@@ -311,7 +309,7 @@ mod tests {
             ],
         }));
         assert_eq!(
-            endpoints(&[slice.clone()], "web"),
+            endpoints(std::slice::from_ref(&slice), "web"),
             [("10.0.0.2".to_owned(), 8080)]
         );
         assert!(endpoints(&[slice], "x").is_empty());

@@ -1,6 +1,7 @@
 //! The endpoints of `default/kubernetes`: the addresses of all servers whose lease is fresh, as Endpoints and as an EndpointSlice.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -88,7 +89,8 @@ fn addresses(server: &Server, without_own: bool) -> BTreeSet<String> {
             .and_then(|a| a.get(identity::ADDRESS))
             .and_then(Value::as_str);
         if let (true, Some(address)) = (fresh, address) {
-            addresses.insert(address.to_owned());
+            let parsed = address.parse::<SocketAddr>();
+            addresses.extend(parsed.map(|a| a.ip().to_string()));
         }
     }
     addresses

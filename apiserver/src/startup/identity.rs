@@ -1,5 +1,6 @@
 //! The server's own lease in kube-system, by which others know that it is alive.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ const NAMESPACE: &str = "kube-system";
 /// The label of such leases.
 pub const LABEL: (&str, &str) = ("apiserver.kubernetes.io/identity", "kube-apiserver");
 /// The annotation with the address that the server advertises.
-pub const ADDRESS: &str = "keelson.io/advertise-address";
+pub const ADDRESS: &str = "kubernetes.io/peer-advertise-address";
 /// How long a lease is good.
 pub const DURATION: Duration = Duration::from_secs(3600);
 const RENEW: Duration = Duration::from_secs(10);
@@ -83,5 +84,8 @@ async fn renew(server: &Server) -> ApiResult<()> {
 }
 
 fn set_annotation(lease: &mut Value, server: &Server) {
-    lease["metadata"]["annotations"][ADDRESS] = server.options.advertise_address.to_string().into();
+    lease["metadata"]["annotations"][ADDRESS] =
+        SocketAddr::new(server.options.advertise_address, server.options.secure_port)
+            .to_string()
+            .into();
 }

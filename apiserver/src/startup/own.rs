@@ -29,17 +29,12 @@ fn resource<'a>(server: &'a Server, id: &str) -> ApiResult<&'a Arc<Resource>> {
         .ok_or_else(|| Status::internal(format!("no resource {id}")))
 }
 
-/// A new object, completed and checked as if a client had sent it.
-pub fn completed(resource: &Resource, mut object: Value) -> ApiResult<Value> {
-    let user = User::api_server();
-    let context = Context {
-        user: context::user(&user),
-        ..Context::at(Timestamp::now())
-    };
+/// A new object, with defaults, metadata and ownership.
+fn begun(resource: &Resource, mut object: Value, context: &Context<'_>) -> Value {
     resource.add_type_meta(&mut object);
     let strategy = resource.kind.strategy;
     strategy.default(&mut object);
-    rest::fill_metadata(&mut object, &context);
+    rest::fill_metadata(&mut object, context);
     Owner {
         resource,
         strategy,
@@ -47,22 +42,41 @@ pub fn completed(resource: &Resource, mut object: Value) -> ApiResult<Value> {
         subresource: "",
     }
     .record(None, &mut object);
+    object
+}
+
+/// A new object, completed and checked as if a client had sent it.
+pub fn completed(resource: &Resource, object: Value) -> ApiResult<Value> {
+    let user = User::api_server();
+    let context = Context {
+        user: context::user(&user),
+        ..Context::at(Timestamp::now())
+    };
+    let mut object = begun(resource, object, &context);
     rest::before_create(resource.kind, &mut object, &context)?;
     keelson_schema::normalise(&mut object, resource.ty);
     Ok(object)
 }
 
 /// Stores a new object.
-pub async fn create(server: &Server, id: &str, mut object: Value) -> ApiResult<Value> {
+pub async fn create(server: &Server, id: &str, object: Value) -> ApiResult<Value> {
     let resource = resource(server, id)?;
-    resource.add_type_meta(&mut object);
-    resource.kind.strategy.default(&mut object);
+    let user = User::api_server();
+    let context = Context {
+        now: Timestamp::now(),
+        user: context::user(&user),
+        families: &server.options.service_families,
+    };
+    let mut object = begun(resource, object, &context);
     let reserved = server
         .addresses
         .create(resource, &mut object, false)
         .await?;
-    let stored = match completed(resource, object) {
-        Ok(object) => objects::create(server, resource, object).await,
+    let stored = match rest::before_create(resource.kind, &mut object, &context) {
+        Ok(_) => {
+            keelson_schema::normalise(&mut object, resource.ty);
+            objects::create(server, resource, object).await
+        }
         Err(e) => Err(e),
     };
     server.addresses.settle(reserved, stored.is_ok()).await;

@@ -46,7 +46,6 @@ pub async fn bind(
     set_namespace(&mut object, resource, &request.info.namespace)?;
     let name = match (request.info.path_name(), text(&object, "name")) {
         ("", given) => given.to_owned(),
-        (path, "") => path.to_owned(),
         (path, given) if path == given => path.to_owned(),
         _ => {
             return Err(Status::bad_request(

@@ -16,7 +16,7 @@ use crate::proxying::target::{self, Target};
 use crate::query::Query;
 use crate::request::Request;
 use crate::resources::Resource;
-use crate::response::{self, ApiResult, Response};
+use crate::response::{ApiResult, Response};
 use crate::server::Server;
 use crate::verbs::admission::Write;
 
@@ -29,7 +29,7 @@ pub async fn log(
     request: Request,
     resource: &Arc<Resource>,
 ) -> ApiResult<Response> {
-    check_log_options(&request.query)?;
+    check_log_options(&request.query, request.info.path_name())?;
     let (namespace, name) = (
         request.info.namespace.clone(),
         request.info.path_name().to_owned(),
@@ -37,7 +37,9 @@ pub async fn log(
     let pod = pod(server, resource, &request).await?;
     let container = target::container(&pod, request.query.get("container").unwrap_or_default())?;
     let Ok(node) = target::node_of(&pod) else {
-        return Ok(response::with_type(204, "text/plain", Body::Empty));
+        let mut nothing = http::Response::new(Body::Empty);
+        *nothing.status_mut() = http::StatusCode::NO_CONTENT;
+        return Ok(nothing);
     };
     let mut query = String::new();
     let passed = [
@@ -106,7 +108,7 @@ async fn read_error(mut body: Body) -> String {
     String::from_utf8_lossy(&text).trim_end().to_owned()
 }
 
-fn check_log_options(query: &Query) -> ApiResult<()> {
+fn check_log_options(query: &Query, pod: &str) -> ApiResult<()> {
     let mut errors = ErrorList::new();
     let number = |key: &str| query.int(key);
     let zero = "must be greater than or equal to 0";
@@ -137,7 +139,7 @@ fn check_log_options(query: &Query) -> ApiResult<()> {
     } else {
         Err(Status::invalid(
             Qualified::new("", "PodLogOptions"),
-            "",
+            pod,
             &errors,
         ))
     }
@@ -173,20 +175,6 @@ async fn stream(
         request.info.path_name().to_owned(),
     );
     let pod = pod(server, resource, &request).await?;
-    let phase = pod
-        .pointer("/status/phase")
-        .and_then(Value::as_str)
-        .unwrap_or_default();
-    if matches!(phase, "Succeeded" | "Failed") {
-        let what = if verb == "exec" {
-            "exec into"
-        } else {
-            "attach to"
-        };
-        return Err(Status::bad_request(format!(
-            "cannot {what} a container in a completed pod; current phase is {phase}"
-        )));
-    }
     let container = target::container(&pod, request.query.get("container").unwrap_or_default())?;
     let node = target::node_of(&pod)?.to_owned();
     connect(
@@ -221,6 +209,20 @@ async fn stream(
         encode(&container)
     );
     let target = kubelet(server, &node, with_query(path, &query)).await?;
+    let phase = pod
+        .pointer("/status/phase")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
+    if matches!(phase, "Succeeded" | "Failed") {
+        let what = if verb == "exec" {
+            "exec into"
+        } else {
+            "attach to"
+        };
+        return Err(Status::bad_request(format!(
+            "cannot {what} a container in a completed pod; current phase is {phase}"
+        )));
+    }
     upgraded(request, &target).await
 }
 
@@ -292,7 +294,14 @@ pub async fn kubelet(server: &Server, node: &str, path_and_query: String) -> Api
         .resources
         .get("", "v1", "nodes")
         .ok_or_else(Status::no_such_path)?;
-    let entry = objects::fresh(server, nodes, "", node).await?;
+    let entry =
+        objects::fresh(server, nodes, "", node)
+            .await
+            .map_err(|e| match e.is_not_found() {
+                // Upstream names the pods' resource here.
+                true => Status::not_found(Qualified::new("", "pods"), node),
+                false => e,
+            })?;
     let (host, port) = target::kubelet(&nodes.object(&entry)?, &server.options.kubelet_addresses)?;
     Ok(Target {
         host,
@@ -344,18 +353,20 @@ mod tests {
             "sinceSeconds=5&sinceTime=2024-01-01T00:00:00Z",
         ] {
             assert_eq!(
-                check_log_options(&Query::parse(bad)).unwrap_err().code,
+                check_log_options(&Query::parse(bad), "p").unwrap_err().code,
                 422,
                 "{bad}"
             );
         }
         assert_eq!(
-            check_log_options(&Query::parse("tailLines=x"))
+            check_log_options(&Query::parse("tailLines=x"), "p")
                 .unwrap_err()
                 .code,
             400
         );
-        assert!(check_log_options(&Query::parse("tailLines=0&limitBytes=1&follow=true")).is_ok());
+        assert!(
+            check_log_options(&Query::parse("tailLines=0&limitBytes=1&follow=true"), "p").is_ok()
+        );
     }
 
     #[test]

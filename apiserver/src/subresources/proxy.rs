@@ -78,7 +78,7 @@ pub async fn service(
     let service = resource.object(&entry)?;
     let Some(port_name) = target::service_port(&service, asked.port) else {
         return Err(Status::service_unavailable(format!(
-            "no service port {:?} found for service {:?}",
+            "no service port {} found for service {:?}",
             asked.port, asked.name
         )));
     };
@@ -92,6 +92,9 @@ pub async fn service(
                 .is_some_and(|n| n == asked.name)
         })
         .collect();
+    if slices.is_empty() {
+        return Err(Status::not_found(resource.qualified(), asked.name));
+    }
     let found = target::endpoints(&slices, port_name);
     let Some((host, port)) = found.choose(&mut rand::rng()).cloned() else {
         return Err(target::no_endpoints(asked.name));

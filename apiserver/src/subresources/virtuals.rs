@@ -8,6 +8,7 @@ use keelson_auth::reviews;
 use keelson_registry::rest;
 use serde_json::json;
 
+use crate::field_owner::Owner;
 use crate::negotiate::Offers;
 use crate::request::Request;
 use crate::resources::Resource;
@@ -15,6 +16,7 @@ use crate::response::{ApiResult, Response};
 use crate::server::Server;
 use crate::verbs::body::{self, Expected};
 use crate::verbs::create::set_namespace;
+use crate::verbs::options::WriteOptions;
 use crate::verbs::view;
 
 /// Serves a resource that isn't stored.
@@ -43,6 +45,22 @@ pub async fn dispatch(
     let mut review = body::read(&mut request, &expected).await?;
     set_namespace(&mut review, resource, &request.info.namespace)?;
     let authorizer = server.authorizer.as_ref();
+    if matches!(
+        kind.plural,
+        "selfsubjectaccessreviews"
+            | "subjectaccessreviews"
+            | "localsubjectaccessreviews"
+            | "tokenreviews"
+    ) {
+        let options = WriteOptions::of(&request, false)?;
+        let owner = Owner {
+            resource,
+            strategy: kind.strategy,
+            manager: &options.field_manager,
+            subresource: "",
+        };
+        owner.record(None, &mut review);
+    }
     let answered = match kind.plural {
         "selfsubjectaccessreviews" => {
             reviews::self_subject_access(authorizer, &request.user, review)?
@@ -83,9 +101,6 @@ async fn component_statuses(
         Err(e) => json!({"type": "Healthy", "status": "False", "message": e.to_string()}),
     };
     let etcd = json!({"kind": "ComponentStatus", "apiVersion": "v1", "metadata": {"name": "etcd-0"}, "conditions": [condition]});
-    request
-        .warnings
-        .extend(["v1 ComponentStatus is deprecated in v1.19+".to_owned()]);
     match request.info.path_name() {
         "" => {
             let list = json!({"kind": "ComponentStatusList", "apiVersion": "v1", "metadata": {}, "items": [etcd]});

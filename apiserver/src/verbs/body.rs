@@ -98,60 +98,58 @@ fn decode_text(
 ) -> ApiResult<Decoded> {
     let found = type_meta(bytes, media).map_err(|e| unrecognized(expected, &e, bytes))?;
     check_type(&found, expected)?;
-    decode(bytes, media, expected.ty, validation).map_err(|e| match found.kind.is_empty() {
-        true if !matches!(e, DecodeError::Strict(_)) => unrecognized(expected, &e, bytes),
-        _ => cannot_be_handled(expected.kind, expected, &e),
-    })
+    decode(bytes, media, expected.ty, validation)
+        .map_err(|e| cannot_be_handled(expected.kind, expected, &e))
 }
 
 fn check_type(found: &TypeMeta, expected: &Expected<'_>) -> ApiResult<()> {
     let wanted = expected.api_version();
-    let (group, version) = found
-        .api_version
-        .split_once('/')
-        .unwrap_or(("", &found.api_version));
     let kind_differs = !found.kind.is_empty() && found.kind != expected.kind;
     let version_differs = !found.api_version.is_empty() && found.api_version != wanted;
     if !kind_differs && !version_differs {
         return Ok(());
     }
-    if version_differs
-        && kinds::ALL
-            .iter()
-            .all(|k| k.group != group || k.version != version)
-    {
-        let kind = if found.kind.is_empty() {
-            expected.kind
-        } else {
-            &found.kind
-        };
-        return Err(Status::bad_request(format!(
-            "{kind} in version {version:?} cannot be handled as a {}: no kind {kind:?} is registered for version {:?} in scheme \"pkg/api/legacyscheme/scheme.go:30\"",
-            expected.kind, found.api_version
-        )));
-    }
-    if version_differs {
-        return Err(Status::bad_request(format!(
-            "the API version in the data ({}) does not match the expected API version ({wanted})",
-            found.api_version
-        )));
-    }
-    let version = if found.api_version.is_empty() {
+    let kind = if found.kind.is_empty() {
+        expected.kind
+    } else {
+        &found.kind
+    };
+    let api_version = if found.api_version.is_empty() {
         wanted.as_str()
     } else {
         &found.api_version
     };
-    let base = version.rsplit('/').next().unwrap_or(version);
-    if kinds::find_kind(expected.group, expected.version, &found.kind).is_some() {
+    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+    let cannot = |why: String| {
+        Status::bad_request(format!(
+            "{kind} in version {version:?} cannot be handled as a {}: {why}",
+            expected.kind
+        ))
+    };
+    if kinds::find_kind(group, version, kind).is_none() {
+        return Err(cannot(not_registered(kind, api_version)));
+    }
+    if group == expected.group && kind == expected.kind {
         return Err(Status::bad_request(format!(
-            "{} in version {base:?} cannot be handled as a {}: converting ({base}.{}) to ({base}.{}): unknown conversion",
-            found.kind, expected.kind, found.kind, expected.kind
+            "the API version in the data ({api_version}) does not match the expected API version ({wanted})"
         )));
     }
-    Err(Status::bad_request(format!(
-        "{} in version {base:?} cannot be handled as a {}: no kind {:?} is registered for version {version:?} in scheme \"pkg/api/legacyscheme/scheme.go:30\"",
-        found.kind, expected.kind, found.kind
+    let internal = if expected.group.is_empty() {
+        "core"
+    } else {
+        expected.group.split('.').next().unwrap_or_default()
+    };
+    Err(cannot(format!(
+        "converting ({version}.{kind}) to ({internal}.{}): unknown conversion",
+        expected.kind
     )))
+}
+
+/// Upstream's words for a kind that nobody knows.
+pub fn not_registered(kind: &str, api_version: &str) -> String {
+    format!(
+        "no kind {kind:?} is registered for version {api_version:?} in scheme \"pkg/runtime/scheme.go:111\""
+    )
 }
 
 fn cannot_be_handled(kind: &str, expected: &Expected<'_>, error: &DecodeError) -> Status {
@@ -225,7 +223,7 @@ mod tests {
         );
         assert_eq!(
             decode_as_config_map(r#"{"kind":"ConfigMap","apiVersion":"apps/v1"}"#).unwrap_err(),
-            "the API version in the data (apps/v1) does not match the expected API version (v1)"
+            "ConfigMap in version \"v1\" cannot be handled as a ConfigMap: no kind \"ConfigMap\" is registered for version \"apps/v1\" in scheme \"pkg/runtime/scheme.go:111\""
         );
         assert!(
             decode_as_config_map("nonsense")

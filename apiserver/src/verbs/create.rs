@@ -91,8 +91,10 @@ pub async fn store_new(
     mut object: Value,
     options: &WriteOptions,
 ) -> ApiResult<Value> {
-    if !text(&object, "resourceVersion").is_empty() && text(&object, "resourceVersion") != "0" {
-        return Err(Status::bad_request(
+    if !matches!(text(&object, "resourceVersion"), "" | "0") && !options.dry_run {
+        return Err(Status::failure(
+            500,
+            "",
             "resourceVersion should not be set on objects to be created",
         ));
     }

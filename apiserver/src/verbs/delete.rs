@@ -20,7 +20,7 @@ use crate::resources::Resource;
 use crate::response::{self, ApiResult, Response};
 use crate::server::Server;
 use crate::verbs::admission::Write;
-use crate::verbs::body::{Expected, decode_body};
+use crate::verbs::body::{Expected, decode_body, not_registered};
 use crate::verbs::get::namespace_of;
 use crate::verbs::{options, view};
 
@@ -95,9 +95,9 @@ impl Options {
         }
         .map_err(|e| Status::bad_request(e.to_string()))?;
         if !matches!(found.kind.as_str(), "" | "DeleteOptions") {
-            return Err(Status::bad_request(format!(
-                "decoded object cannot be converted to DeleteOptions: {:?}",
-                found.kind
+            return Err(Status::bad_request(not_registered(
+                &found.kind,
+                &found.api_version,
             )));
         }
         let (group, version) = found

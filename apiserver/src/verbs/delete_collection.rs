@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
+use keelson_api::status::Status;
 use serde_json::{Value, json};
 
 use crate::negotiate::Offers;
@@ -46,7 +47,7 @@ pub async fn delete_collection(
             Err(e) if e.is_not_found() => Ok(()),
             done => done.map(|_| ()),
         }?;
-        resource_ref.object(&entry)
+        serde_json::from_slice(&resource_ref.json(&entry)).map_err(Status::internal)
     });
     let deleting: Vec<BoxFuture<'_, ApiResult<Value>>> = deleting.map(|f| f.boxed()).collect();
     let items: Vec<Value> = stream::iter(deleting)

@@ -26,7 +26,7 @@ pub async fn get(
     let entry = match request.query.non_empty("resourceVersion") {
         None => objects::fresh(server, resource, namespace_of(resource, namespace), name).await?,
         Some(version) => {
-            let revision = options::revision(version)?;
+            let revision = options::revision(version, false)?;
             server
                 .cache
                 .wait_until_fresh(revision)

@@ -45,7 +45,11 @@ impl Token {
     }
 
     fn decode(text: &str) -> ApiResult<Self> {
-        let bad = |why: String| Status::bad_request(format!("continue key is not valid: {why}"));
+        let bad = |why: String| {
+            Status::bad_request(format!(
+                "invalid continue token: continue key is not valid: {why}"
+            ))
+        };
         let bytes = URL_SAFE_NO_PAD
             .decode(text)
             .or_else(|_| URL_SAFE.decode(text))
@@ -164,7 +168,7 @@ fn expired(
 fn version(options: &ListOptions) -> ApiResult<VersionMatch> {
     let asked = match options.resource_version.as_str() {
         "" => return Ok(VersionMatch::Consistent),
-        text => revision(text)?,
+        text => revision(text, true)?,
     };
     Ok(match (asked, options.version_match.as_str()) {
         (0, _) => VersionMatch::Any,

@@ -152,9 +152,7 @@ pub struct ListOptions {
 impl ListOptions {
     /// Reads a query for a list or watch of a resource.
     pub fn of(query: &Query, resource: &Resource, watch: bool) -> ApiResult<Self> {
-        let bad = |e: keelson_api::selector::SelectorError| {
-            Status::bad_request(format!("unable to parse requirement: {e}"))
-        };
+        let bad = |e: keelson_api::selector::SelectorError| Status::bad_request(e.to_string());
         let labels = match query.non_empty("labelSelector") {
             None => Selector::everything(),
             Some(text) => Selector::parse(text).map_err(bad)?,
@@ -238,7 +236,7 @@ impl ListOptions {
         if matching == "Exact" && self.resource_version == "0" {
             errors.push(Error::forbidden(
                 &path,
-                "resourceVersionMatch \"Exact\" is forbidden for resourceVersion \"0\"",
+                "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
             ));
         }
         errors
@@ -292,15 +290,23 @@ fn known_fields(selector: FieldSelector, resource: &Resource) -> ApiResult<Field
     terms.map(FieldSelector::of).map_err(Status::bad_request)
 }
 
-/// A resourceVersion as a number, or upstream's 422.
-pub fn revision(text: &str) -> ApiResult<u64> {
+/// Go's words for a text that is no number.
+pub fn bad_number(text: &str) -> String {
+    format!("strconv.ParseUint: parsing {text:?}: invalid syntax")
+}
+
+/// A resourceVersion as a number. Upstream answers 400 for lists only.
+pub fn revision(text: &str, list: bool) -> ApiResult<u64> {
     text.parse().map_err(|_| {
-        let why = format!("strconv.ParseUint: parsing {text:?}: invalid syntax");
-        Status::invalid(
-            Qualified::new("", ""),
-            "",
-            &[Error::invalid(&Path::new("resourceVersion"), text, why)],
-        )
+        let why = format!(
+            "resourceVersion: Invalid value: {text:?}: {}",
+            bad_number(text)
+        );
+        if list {
+            Status::bad_request(format!("invalid resource version: {why}"))
+        } else {
+            Status::failure(500, "", why)
+        }
     })
 }
 
@@ -364,6 +370,6 @@ mod tests {
     #[test]
     fn managers_come_from_the_user_agent() {
         assert_eq!(from_user_agent("kubectl/v1.36.2 (linux/amd64)"), "kubectl");
-        assert_eq!(revision("x").unwrap_err().code, 422);
+        assert_eq!(revision("x", true).unwrap_err().code, 400);
     }
 }

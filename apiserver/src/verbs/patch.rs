@@ -6,10 +6,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use keelson_api::field::{Error, Path};
-use keelson_api::status::{Qualified, Status};
+use keelson_api::status::{Details, Qualified, Status};
 use keelson_registry::Strategy;
 use keelson_schema::patch::{self, PatchError};
-use keelson_schema::{DecodeError, FieldValidation, Type, decode_value};
+use keelson_schema::{DecodeError, FieldValidation, MediaType, Type, decode_untyped, decode_value};
 use serde_json::Value;
 
 use crate::field_owner;
@@ -61,7 +61,12 @@ impl Form {
             "application/merge-patch+json" => Ok(Form::Merge),
             "application/strategic-merge-patch+json" => Ok(Form::Strategic),
             "application/apply-patch+yaml" => Ok(Form::Apply),
-            _ => Err(Status::unsupported_media_type(&PATCH_TYPES)),
+            _ => {
+                let mut status =
+                    Status::failure(415, "UnsupportedMediaType", "415: Unsupported Media Type");
+                status.details = Some(Details::default());
+                Err(status)
+            }
         }
     }
 }
@@ -100,7 +105,9 @@ impl Patch {
             }
             Form::Apply => return Err(Status::unsupported_media_type(&PATCH_TYPES[..3])),
         };
-        let decoded = decode_value(value, ty, self.validation).map_err(|e| self.undecodable(&e))?;
+        let shown = value.to_string();
+        let decoded =
+            decode_value(value, ty, self.validation).map_err(|e| undecodable(shown, &e))?;
         warnings.extend(decoded.warnings);
         let mut object = decoded.object;
         for key in ["kind", "apiVersion"] {
@@ -110,36 +117,49 @@ impl Patch {
     }
 
     fn object(&self) -> ApiResult<Value> {
-        let value: Value = serde_json::from_slice(&self.bytes)
-            .map_err(|e| Status::bad_request(format!("error decoding patch: {e}")))?;
-        if value.is_object() {
-            Ok(value)
-        } else {
-            Err(Status::bad_request(
-                "error decoding patch: the patch is not an object",
-            ))
+        let bad = |why: String| Status::bad_request(format!("error decoding patch: {why}"));
+        let decoded = decode_untyped(&self.bytes, MediaType::Json, FieldValidation::Ignore)
+            .map_err(|e| match e {
+                DecodeError::Json(why) => bad(why),
+                other => bad(other.to_string()),
+            })?;
+        match decoded.object {
+            object @ Value::Object(_) => Ok(object),
+            Value::Array(_) => Err(bad(
+                "json: cannot unmarshal array into Go value of type map[string]interface {}"
+                    .to_owned(),
+            )),
+            _ => Err(bad("the patch is not an object".to_owned())),
         }
     }
+}
 
-    fn undecodable(&self, error: &DecodeError) -> Status {
-        let text = String::from_utf8_lossy(&self.bytes);
-        Status::invalid(
-            Qualified::new("", ""),
-            "",
-            &[Error::invalid(&Path::new("patch"), text, error.to_string())],
-        )
-    }
+fn undecodable(patched: String, error: &DecodeError) -> Status {
+    Status::invalid(
+        Qualified::new("", ""),
+        "",
+        &[Error::invalid(
+            &Path::new("patch"),
+            patched,
+            error.to_string(),
+        )],
+    )
 }
 
 fn refused(error: &PatchError) -> Status {
     match error {
         PatchError::Invalid(why) => Status::bad_request(why.clone()),
         PatchError::TooManyOperations(_) => Status::request_entity_too_large(error),
-        PatchError::NotApplicable(why) => Status::failure(
-            422,
-            "Invalid",
-            format!("the server rejected our request due to an error in our request: {why}"),
-        ),
+        PatchError::NotApplicable(why) => {
+            tracing::debug!(why, "a patch can't be applied");
+            let mut status = Status::failure(
+                422,
+                "Invalid",
+                "the server rejected our request due to an error in our request",
+            );
+            status.details = Some(Details::default());
+            status
+        }
         PatchError::Internal(why) => Status::internal(why),
     }
 }

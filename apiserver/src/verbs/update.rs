@@ -25,7 +25,7 @@ use crate::verbs::body::{self, Expected};
 use crate::verbs::create::{set_namespace, store_new};
 use crate::verbs::get::namespace_of;
 use crate::verbs::guard;
-use crate::verbs::options::WriteOptions;
+use crate::verbs::options::{self, WriteOptions};
 use crate::verbs::view;
 
 /// Answers PUT. `strategy` is the kind's own or that of the subresource.
@@ -100,11 +100,9 @@ fn may_create(object: &Value) -> bool {
 /// The name in the path and the one in the object must be the same.
 fn check_name(object: &Value, name: &str) -> ApiResult<()> {
     match text(object, "name") {
-        "" => Err(Status::bad_request(
-            "the name of the object () does not match the name on the URL (".to_owned()
-                + name
-                + ")",
-        )),
+        "" => Err(Status::bad_request(format!(
+            "the name of the object ({name} based on URL) was undeterminable: name must be provided"
+        ))),
         given if given == name => Ok(()),
         given => Err(Status::bad_request(format!(
             "the name of the object ({given}) does not match the name on the URL ({name})"
@@ -259,7 +257,8 @@ impl Replacing<'_> {
         let uid = text(&new, "uid");
         if !uid.is_empty() && uid != text(old, "uid") {
             let why = format!(
-                "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
+                "StorageError: invalid object, Code: 4, Key: {}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
+                resource.key(text(old, "namespace"), name),
                 text(old, "uid")
             );
             return Err(Status::conflict(resource.qualified(), name, why));
@@ -274,7 +273,7 @@ impl Replacing<'_> {
             given => {
                 given
                     .parse::<u64>()
-                    .map_err(|_| invalid_version(resource, name, given))?;
+                    .map_err(|_| Status::failure(500, "", options::bad_number(given)))?;
                 if given != text(old, "resourceVersion") {
                     return Err(Status::modified(resource.qualified(), name));
                 }
@@ -282,15 +281,4 @@ impl Replacing<'_> {
         }
         Ok(new)
     }
-}
-
-fn invalid_version(resource: &Resource, name: &str, given: &str) -> Status {
-    use keelson_api::field::{Error, Path};
-    let meta = Path::new("metadata");
-    let error = Error::invalid(
-        &meta.child("resourceVersion"),
-        given,
-        format!("strconv.ParseUint: parsing {given:?}: invalid syntax"),
-    );
-    Status::invalid(resource.qualified_kind(), name, &[error])
 }

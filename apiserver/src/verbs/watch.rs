@@ -126,7 +126,7 @@ fn with_name(options: &ListOptions, name: &str) -> keelson_api::selector::FieldS
 fn start(options: &ListOptions) -> ApiResult<WatchStart> {
     let asked = match options.resource_version.as_str() {
         "" => None,
-        text => Some(revision(text)?),
+        text => Some(revision(text, false)?),
     };
     Ok(match (options.send_initial_events, asked) {
         (Some(true), None) => WatchStart::Fresh,
