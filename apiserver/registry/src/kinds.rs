@@ -3,6 +3,7 @@
 //! Routes, discovery, OpenAPI, RBAC attributes and keys in the store all derive from these rows. What a kind does is left
 //! to its strategy, in one file a kind below this module; custom resources are not here.
 
+pub mod admissionregistration;
 pub mod apps;
 pub mod autoscaling;
 pub mod batch;
@@ -430,10 +431,10 @@ fn all() -> Vec<Kind> {
         cluster(STORAGE, "VolumeAttributesClass", "volumeattributesclasses", "volumeattributesclasses", &storage::volume_attributes_class::Rules).short(&["vac"]).hash("tIjydgKBC5w="),
         cluster(ADMISSION, "MutatingAdmissionPolicy", "mutatingadmissionpolicies", "mutatingadmissionpolicies", &ReadOnly).extension().hash("LYmCf+UMVdg=").stored_as("admissionregistration.k8s.io/v1beta1"),
         cluster(ADMISSION, "MutatingAdmissionPolicyBinding", "mutatingadmissionpolicybindings", "mutatingadmissionpolicybindings", &ReadOnly).extension().hash("90V5FRZZ3Zg=").stored_as("admissionregistration.k8s.io/v1beta1"),
-        cluster(ADMISSION, "MutatingWebhookConfiguration", "mutatingwebhookconfigurations", "mutatingwebhookconfigurations", &ReadOnly).extension().hash("Sqi0GUgDaX0="),
+        cluster(ADMISSION, "MutatingWebhookConfiguration", "mutatingwebhookconfigurations", "mutatingwebhookconfigurations", &admissionregistration::webhook_configuration::MUTATING).extension().hash("Sqi0GUgDaX0="),
         cluster(ADMISSION, "ValidatingAdmissionPolicy", "validatingadmissionpolicies", "validatingadmissionpolicies", &ReadOnly).extension().hash("6OxvlMmQ6is=").subresources(&[STATUS]),
         cluster(ADMISSION, "ValidatingAdmissionPolicyBinding", "validatingadmissionpolicybindings", "validatingadmissionpolicybindings", &ReadOnly).extension().hash("v9715VZqakg="),
-        cluster(ADMISSION, "ValidatingWebhookConfiguration", "validatingwebhookconfigurations", "validatingwebhookconfigurations", &ReadOnly).extension().hash("B0wHjQmsGNk="),
+        cluster(ADMISSION, "ValidatingWebhookConfiguration", "validatingwebhookconfigurations", "validatingwebhookconfigurations", &admissionregistration::webhook_configuration::VALIDATING).extension().hash("B0wHjQmsGNk="),
         cluster(APIEXTENSIONS, "CustomResourceDefinition", "customresourcedefinitions", "apiextensions.k8s.io/customresourcedefinitions", &ReadOnly).short(&["crd", "crds"]).extension().hash("jfWCUB31mvA=").stored_as("apiextensions.k8s.io/v1beta1").subresources(&[STATUS]),
         cluster(SCHEDULING, "PriorityClass", "priorityclasses", "priorityclasses", &scheduling::priority_class::Rules).short(&["pc"]).hash("1QwjyaZjj3Y="),
         namespaced(COORDINATION, "Lease", "leases", "leases", &coordination::lease::Rules).hash("gqkMMb/YqFM="),

@@ -1,0 +1,3 @@
+//! The kinds of admissionregistration.k8s.io.
+
+pub mod webhook_configuration;
