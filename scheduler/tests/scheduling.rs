@@ -158,3 +158,42 @@ async fn a_missing_claim_is_named() {
     let why = "0/1 nodes are available: persistentvolumeclaim \"data\" not found. no new claims to deallocate, preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling.";
     told(&api, &format!("Warning FailedScheduling: {why}")).await;
 }
+
+#[tokio::test]
+async fn a_bound_claim_leads_to_its_volumes_node_and_may_be_one_pods_only() {
+    let api = Api::new();
+    api.put(&node_path("n1"), node("n1", "1"));
+    api.put(&node_path("n2"), node("n2", "1"));
+    let terms = json!([{"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": ["n2"]}]}]);
+    api.put(
+        "/api/v1/persistentvolumes/disk",
+        json!({
+            "metadata": {"name": "disk", "uid": "disk"},
+            "spec": {"nodeAffinity": {"required": {"nodeSelectorTerms": terms}}},
+        }),
+    );
+    api.put(
+        "/api/v1/namespaces/default/persistentvolumeclaims/data",
+        json!({
+            "metadata": {
+                "name": "data", "namespace": "default", "uid": "data",
+                "annotations": {"pv.kubernetes.io/bind-completed": "yes"},
+            },
+            "spec": {"volumeName": "disk", "accessModes": ["ReadWriteOncePod"]},
+        }),
+    );
+    start(&api).await;
+    let with_claim = |name| {
+        let mut pod = pod(name, "100m");
+        pod["spec"]["volumes"] =
+            json!([{"name": "data", "persistentVolumeClaim": {"claimName": "data"}}]);
+        pod
+    };
+    api.put(&path("first"), with_claim("first"));
+    api.wait(&path("first"), is_on("n2")).await;
+    api.put(&path("second"), with_claim("second"));
+    let why = "0/2 nodes are available: 2 node(s) unavailable due to PersistentVolumeClaim with ReadWriteOncePod access mode already in-use by another pod. no new claims to deallocate, preemption: 0/2 nodes are available: 2 No preemption victims found for incoming pod.";
+    told(&api, &format!("Warning FailedScheduling: {why}")).await;
+    api.delete(&path("first"));
+    api.wait(&path("second"), is_on("n2")).await;
+}

@@ -16,6 +16,7 @@ mod priority_sort;
 mod scheduling_gates;
 mod taint_toleration;
 mod volume_binding;
+mod volume_restrictions;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -75,6 +76,7 @@ pub const ALL: &[Row] = &[
     row("NodeAffinity", 2, node_affinity::make),
     row("NodePorts", 0, |_, _| Ok(Arc::new(node_ports::NodePorts))),
     row("NodeResourcesFit", 1, node_resources_fit::make),
+    row("VolumeRestrictions", 0, volume_restrictions::make),
     row("VolumeBinding", 0, volume_binding::make),
     row("PodTopologySpread", 2, pod_topology_spread::make),
     row("InterPodAffinity", 2, inter_pod_affinity::make),

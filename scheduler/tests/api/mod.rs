@@ -67,12 +67,15 @@ impl Api {
         let mut objects = self.0.objects.lock();
         objects.version += 1;
         object["metadata"]["resourceVersion"] = json!(objects.version.to_string());
-        let (api_version, kind) = match path.contains("/pods/") {
-            true => ("v1", "Pod"),
-            false => ("v1", "Node"),
-        };
-        object["apiVersion"] = json!(api_version);
-        object["kind"] = json!(kind);
+        let kinds = [
+            ("/pods/", "Pod"),
+            ("/nodes/", "Node"),
+            ("/persistentvolumeclaims/", "PersistentVolumeClaim"),
+            ("/persistentvolumes/", "PersistentVolume"),
+        ];
+        let kind = kinds.iter().find(|(part, _)| path.contains(part));
+        object["apiVersion"] = json!("v1");
+        object["kind"] = json!(kind.expect("a known kind").1);
         let before = objects.by_path.insert(path.to_owned(), object.clone());
         let kind = if before.is_some() {
             "MODIFIED"
