@@ -14,6 +14,7 @@ use libcontainer::syscall::syscall::SyscallType;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorValidationError};
 use nix::unistd::Pid;
 
+use crate::devices;
 use crate::identity;
 use crate::process::{self, Report};
 use crate::rootfs;
@@ -48,7 +49,7 @@ pub fn launch(start: &Start, io: Option<ChildIo>) -> nix::Result<(Pid, OwnedFd)>
 fn run(start: &Start, io: Option<ChildIo>, channel: BorrowedFd<'_>) -> Result<(), String> {
     trace::install(channel.as_raw_fd());
     let root = rootfs::prepare(start)?;
-    adapt_spec(start, &root)?;
+    let spec = adapt_spec(start, &root)?;
     let state = start.bundle.join(STATE);
     if state.exists() {
         std::fs::remove_dir_all(&state).map_err(|error| format!("{}: {error}", state.display()))?;
@@ -88,11 +89,12 @@ fn run(start: &Start, io: Option<ChildIo>, channel: BorrowedFd<'_>) -> Result<()
         let master = console.receive()?;
         Report::Terminal.send(channel, &[master.as_fd()]);
     }
+    devices::confine(&spec, &start.cgroups)?;
     container.start().map_err(|error| error.to_string())
 }
 
 /// Writes into the bundle's config.json what only the root filesystem tells: users, groups, home.
-fn adapt_spec(start: &Start, root: &Path) -> Result<(), String> {
+fn adapt_spec(start: &Start, root: &Path) -> Result<Spec, String> {
     let path = start.bundle.join("config.json");
     let mut spec = Spec::load(&path).map_err(|error| format!("{}: {error}", path.display()))?;
     let identity = identity::resolve(root, &start.user)?;
@@ -117,7 +119,8 @@ fn adapt_spec(start: &Start, root: &Path) -> Result<(), String> {
     process.set_env(Some(environment));
     spec.set_process(Some(process));
     spec.save(&path)
-        .map_err(|error| format!("{}: {error}", path.display()))
+        .map_err(|error| format!("{}: {error}", path.display()))?;
+    Ok(spec)
 }
 
 /// Runs the program at the end of libcontainer's preparations.

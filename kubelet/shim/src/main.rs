@@ -6,6 +6,7 @@
 
 mod clock;
 mod container;
+mod devices;
 mod exec;
 mod identity;
 mod jobs;

@@ -9,7 +9,7 @@ use super::layout::{SandboxFile, write_json};
 use super::network::Attachment;
 use super::runtime::{KeelsonRuntime, SHIMS, netns};
 use super::sandbox::{bury, other};
-use crate::runtime::{Result, RuntimeError, SandboxSpec};
+use crate::runtime::{Resources, Result, RuntimeError, SandboxSpec};
 
 impl KeelsonRuntime {
     /// Makes the sandbox's directory, cgroup, shim and network.
@@ -32,6 +32,14 @@ impl KeelsonRuntime {
             .create(&cgroup, &spec.resources)
             .map_err(failed)?;
         let namespaces = spec.namespaces;
+        // A leaf: version 2 has no processes beside child cgroups.
+        let pause = format!("{cgroup}/pause");
+        if namespaces.share_pid {
+            inner
+                .hierarchies
+                .create(&pause, &Resources::default())
+                .map_err(failed)?;
+        }
         if !namespaces.host_ipc {
             shared_memory(&directory.join("shm")).map_err(failed)?;
         }
@@ -41,7 +49,7 @@ impl KeelsonRuntime {
             new_ipc: !namespaces.host_ipc,
             shared_pid: namespaces.share_pid,
             sysctls: sysctls(spec),
-            pause_cgroups: inner.hierarchies.directories(&cgroup),
+            pause_cgroups: inner.hierarchies.directories(&pause),
         };
         write_json(&directory.join(SANDBOX), &sandbox).map_err(failed)?;
         let shims = format!("{}/{SHIMS}", inner.config.cgroup_root);

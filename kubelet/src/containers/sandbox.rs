@@ -1,7 +1,7 @@
 //! A sandbox as the kubelet keeps it: the connection to its shim, and the news from there.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use keelson_shim::{Event, Failure, FailureKind, Outcome, Request};
@@ -16,10 +16,20 @@ use crate::runtime::{ContainerRef, ContainerState, Result, RuntimeError, Runtime
 /// A sandbox whose shim was found.
 pub struct Sandbox {
     file: Mutex<SandboxFile>,
-    client: Client,
-    alive: Arc<AtomicBool>,
+    client: Mutex<Arc<Client>>,
+    alive: AtomicBool,
     /// Counts events, so that one can wait for the next.
-    changes: watch::Receiver<u64>,
+    changes: watch::Sender<u64>,
+}
+
+type Events = mpsc::UnboundedReceiver<Event>;
+
+async fn subscribe(layout: &Layout, uid: &str) -> std::io::Result<(Client, Events)> {
+    let (sender, events) = mpsc::unbounded_channel();
+    let client = Client::connect(&layout.pod(uid), sender)?;
+    let subscribed = client.call(Request::Subscribe).await;
+    subscribed.map_err(std::io::Error::other)?;
+    Ok((client, events))
 }
 
 impl Sandbox {
@@ -30,46 +40,87 @@ impl Sandbox {
         file: SandboxFile,
         news: broadcast::Sender<RuntimeEvent>,
     ) -> std::io::Result<Arc<Self>> {
-        let (events, mut incoming) = mpsc::unbounded_channel();
-        let client = Client::connect(&layout.pod(&file.uid), events)?;
-        let (counter, changes) = watch::channel(0_u64);
-        let alive = Arc::new(AtomicBool::new(true));
+        let (client, events) = subscribe(&layout, &file.uid).await?;
         let sandbox = Arc::new(Self {
-            file: Mutex::new(file.clone()),
-            client,
-            alive: Arc::clone(&alive),
-            changes,
+            file: Mutex::new(file),
+            client: Mutex::new(Arc::new(client)),
+            alive: AtomicBool::new(true),
+            changes: watch::Sender::new(0),
         });
-        let weak = Arc::downgrade(&sandbox);
-        tokio::spawn(async move {
-            while let Some(event) = incoming.recv().await {
-                if let Event::Started { container } | Event::Exited { container } = &event
-                    && let Some(container) = parse_shim_id(&file.uid, container)
-                {
-                    counter.send_modify(|count| *count += 1);
-                    let _ = news.send(RuntimeEvent::ContainerChanged(container));
+        tokio::spawn(Self::follow(
+            Arc::downgrade(&sandbox),
+            layout,
+            hierarchies,
+            news,
+            events,
+        ));
+        Ok(sandbox)
+    }
+
+    /// Passes events on until the shim is dead. Weak: when the kubelet lets go of a sandbox, its shim is well.
+    async fn follow(
+        weak: Weak<Self>,
+        layout: Layout,
+        hierarchies: Hierarchies,
+        news: broadcast::Sender<RuntimeEvent>,
+        mut events: Events,
+    ) {
+        loop {
+            while let Some(event) = events.recv().await {
+                let Some(sandbox) = weak.upgrade() else {
+                    return;
+                };
+                if let Event::Started { container } | Event::Exited { container } = &event {
+                    sandbox.tell(&news, parse_shim_id(&sandbox.file.lock().uid, container));
                 }
             }
-            alive.store(false, Ordering::SeqCst);
-            // Dropped by a kubelet that ends: the shim is well.
             let Some(sandbox) = weak.upgrade() else {
                 return;
             };
-            if !sandbox.file().stopped {
-                tracing::warn!(pod = %file.name, namespace = %file.namespace, "the pod's shim died");
-                if let Err(error) = bury(&layout, &hierarchies, &sandbox.file()) {
-                    tracing::warn!(%error, pod = %file.name, "containers of a dead shim");
+            let file = sandbox.file();
+            // A shim cuts off who does not read; that it is dead shows only when it does not answer.
+            match subscribe(&layout, &file.uid).await {
+                Ok((client, fresh)) => {
+                    *sandbox.client.lock() = Arc::new(client);
+                    events = fresh;
+                    for container in layout.containers(&file.uid).unwrap_or_default() {
+                        let reference = ContainerRef {
+                            pod_uid: file.uid.clone(),
+                            name: container.name,
+                            attempt: container.attempt,
+                        };
+                        sandbox.tell(&news, Some(reference));
+                    }
                 }
-                let _ = news.send(RuntimeEvent::SandboxDied(file.pod()));
+                Err(_) => return sandbox.died(&layout, &hierarchies, &news),
             }
-            counter.send_modify(|count| *count += 1);
-        });
-        sandbox
-            .client
-            .call(Request::Subscribe)
-            .await
-            .map_err(std::io::Error::other)?;
-        Ok(sandbox)
+        }
+    }
+
+    fn tell(&self, news: &broadcast::Sender<RuntimeEvent>, container: Option<ContainerRef>) {
+        self.changes.send_modify(|count| *count += 1);
+        if let Some(container) = container {
+            // Nobody may listen.
+            let _ = news.send(RuntimeEvent::ContainerChanged(container));
+        }
+    }
+
+    fn died(
+        &self,
+        layout: &Layout,
+        hierarchies: &Hierarchies,
+        news: &broadcast::Sender<RuntimeEvent>,
+    ) {
+        self.alive.store(false, Ordering::SeqCst);
+        let file = self.file();
+        if !file.stopped {
+            tracing::warn!(pod = %file.name, namespace = %file.namespace, "the pod's shim died");
+            if let Err(error) = bury(layout, hierarchies, &file) {
+                tracing::warn!(%error, pod = %file.name, "containers of a dead shim");
+            }
+            let _ = news.send(RuntimeEvent::SandboxDied(file.pod()));
+        }
+        self.changes.send_modify(|count| *count += 1);
     }
 
     /// What is on disk of it.
@@ -96,7 +147,8 @@ impl Sandbox {
 
     /// Asks the shim.
     pub async fn call(&self, request: Request) -> std::result::Result<Answer, Failure> {
-        self.client.call(request).await
+        let client = Arc::clone(&self.client.lock());
+        client.call(request).await
     }
 
     /// The first process of the pause, with a shared PID namespace.
@@ -109,7 +161,7 @@ impl Sandbox {
 
     /// A receiver of the event counter, to be taken before looking at the state.
     pub fn changes(&self) -> watch::Receiver<u64> {
-        self.changes.clone()
+        self.changes.subscribe()
     }
 
     /// Waits until the container has ended; false when time is up.

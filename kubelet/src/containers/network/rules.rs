@@ -7,7 +7,8 @@ use tokio::process::Command;
 
 use super::addresses::Port;
 
-/// The table with its chains, written anew.
+/// The table with its chains, written anew. The bridge routes loopback addresses, for hostPorts on 127.0.0.1; so what
+/// comes from pods with such an address is dropped first, or they could reach what listens on the node's loopback.
 pub fn base(table: &str, bridge: &str, cluster: Ipv4Net, range: Ipv4Net) -> String {
     format!(
         "\
@@ -17,6 +18,11 @@ table inet {table} {{
 	map any_ports {{ type inet_proto . inet_service : ipv4_addr . inet_service; }}
 	map ip_ports {{ type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service; }}
 	set own {{ type ipv4_addr . ipv4_addr; }}
+	chain spoofed {{
+		type filter hook prerouting priority -300; policy accept;
+		iifname \"{bridge}\" ip daddr 127.0.0.0/8 drop
+		iifname \"{bridge}\" ip saddr 127.0.0.0/8 drop
+	}}
 	chain to_ports {{
 		dnat ip to ip daddr . meta l4proto . th dport map @ip_ports
 		dnat ip to meta l4proto . th dport map @any_ports
