@@ -234,6 +234,14 @@ fn remove_tree(dir: &Path) -> Result<(), VolumeError> {
     }
 }
 
+/// What the API server said, without the wrapping of the client.
+pub(crate) fn api_words(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => other.to_string(),
+    }
+}
+
 /// Makes a directory and its parents.
 pub(crate) fn make_dir(dir: &Path) -> Result<(), VolumeError> {
     std::fs::create_dir_all(dir).map_err(VolumeError::io(format!("making {}", dir.display())))

@@ -34,7 +34,7 @@ impl VolumeType for Claim {
             .client
             .clone()
             .ok_or_else(|| VolumeError::Api("this kubelet has no API server".into()))?;
-        let api = |e: kube::Error| VolumeError::Api(e.to_string());
+        let api = |e: kube::Error| VolumeError::Api(super::api_words(&e));
         let claims: Api<PersistentVolumeClaim> =
             Api::namespaced(client.clone(), request.namespace());
         let claim = claims.get(&name).await.map_err(api)?;

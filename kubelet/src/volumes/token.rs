@@ -127,7 +127,7 @@ impl Tokens {
         let answer: TokenRequest = client
             .request(request)
             .await
-            .map_err(|e| bad(e.to_string()))?;
+            .map_err(|e| bad(super::api_words(&e)))?;
         let status = answer.status.unwrap_or_default();
         match (status.token, status.expiration_timestamp) {
             (Some(token), Some(expires)) => Ok((token, expires.0)),
