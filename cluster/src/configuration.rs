@@ -96,6 +96,13 @@ fn kubelet(layout: &Layout, certificates: &Certificates) -> Value {
         "cgroupDriver": "cgroupfs",
         "clusterDNS": [DNS_SERVICE.to_string()],
         "clusterDomain": DOMAIN,
+        // By amount: ten percent of a large disk, as by default, would keep pods off machines with much room left.
+        "evictionHard": {
+            "imagefs.available": "1Gi",
+            "memory.available": "100Mi",
+            "nodefs.available": "1Gi",
+            "nodefs.inodesFree": "5%",
+        },
         "healthzBindAddress": "127.0.0.1",
         "healthzPort": 10248,
         "podLogsDir": layout.pod_logs(),
