@@ -4,6 +4,7 @@
 //! to its strategy, in one file a kind below this module; custom resources are not here.
 
 pub mod admissionregistration;
+pub mod apiregistration;
 pub mod apps;
 pub mod autoscaling;
 pub mod batch;
@@ -17,6 +18,7 @@ pub mod networking;
 pub mod node;
 pub mod policy;
 pub mod rbac;
+pub mod resource;
 pub mod scheduling;
 pub mod storage;
 
@@ -395,7 +397,7 @@ fn all() -> Vec<Kind> {
         namespaced(CORE, "Secret", "secrets", "secrets", &core::secret::Rules).hash("S6u1pOWzb84="),
         namespaced(CORE, "ServiceAccount", "serviceaccounts", "serviceaccounts", &core::service_account::Rules).short(&["sa"]).hash("pbx9ZvyFpBE=").subresources(SERVICEACCOUNTS),
         namespaced(CORE, "Service", "services", "services/specs", &core::service::Rules).short(&["svc"]).all().hash("0/CO1lhkEBI=").subresources(SERVICES),
-        cluster(APIREGISTRATION, "APIService", "apiservices", "apiregistration.k8s.io/apiservices", &ReadOnly).extension().hash("InPBPD7+PqM=").subresources(&[STATUS]),
+        cluster(APIREGISTRATION, "APIService", "apiservices", "apiregistration.k8s.io/apiservices", &apiregistration::Rules).extension().hash("InPBPD7+PqM=").subresources(&[STATUS]),
         namespaced(APPS, "ControllerRevision", "controllerrevisions", "controllerrevisions", &apps::controller_revision::Rules).hash("85nkx63pcBU="),
         namespaced(APPS, "DaemonSet", "daemonsets", "daemonsets", &apps::daemon_set::Rules).short(&["ds"]).all().hash("dd7pWHUlMKQ=").subresources(&[STATUS]),
         namespaced(APPS, "Deployment", "deployments", "deployments", &apps::deployment::Rules).short(&["deploy"]).all().hash("8aSe+NMegvE=").subresources(&[SCALE, STATUS]),
@@ -429,21 +431,21 @@ fn all() -> Vec<Kind> {
         cluster(STORAGE, "StorageClass", "storageclasses", "storageclasses", &storage::storage_class::Rules).short(&["sc"]).hash("K+m6uJwbjGY="),
         cluster(STORAGE, "VolumeAttachment", "volumeattachments", "volumeattachments", &storage::volume_attachment::Rules).hash("tJx/ezt6UDU=").subresources(&[STATUS]),
         cluster(STORAGE, "VolumeAttributesClass", "volumeattributesclasses", "volumeattributesclasses", &storage::volume_attributes_class::Rules).short(&["vac"]).hash("tIjydgKBC5w="),
-        cluster(ADMISSION, "MutatingAdmissionPolicy", "mutatingadmissionpolicies", "mutatingadmissionpolicies", &ReadOnly).extension().hash("LYmCf+UMVdg=").stored_as("admissionregistration.k8s.io/v1beta1"),
-        cluster(ADMISSION, "MutatingAdmissionPolicyBinding", "mutatingadmissionpolicybindings", "mutatingadmissionpolicybindings", &ReadOnly).extension().hash("90V5FRZZ3Zg=").stored_as("admissionregistration.k8s.io/v1beta1"),
+        cluster(ADMISSION, "MutatingAdmissionPolicy", "mutatingadmissionpolicies", "mutatingadmissionpolicies", &admissionregistration::policy::Rules { mutating: true }).extension().hash("LYmCf+UMVdg=").stored_as("admissionregistration.k8s.io/v1beta1"),
+        cluster(ADMISSION, "MutatingAdmissionPolicyBinding", "mutatingadmissionpolicybindings", "mutatingadmissionpolicybindings", &admissionregistration::policy::BindingRules).extension().hash("90V5FRZZ3Zg=").stored_as("admissionregistration.k8s.io/v1beta1"),
         cluster(ADMISSION, "MutatingWebhookConfiguration", "mutatingwebhookconfigurations", "mutatingwebhookconfigurations", &admissionregistration::webhook_configuration::MUTATING).extension().hash("Sqi0GUgDaX0="),
-        cluster(ADMISSION, "ValidatingAdmissionPolicy", "validatingadmissionpolicies", "validatingadmissionpolicies", &ReadOnly).extension().hash("6OxvlMmQ6is=").subresources(&[STATUS]),
-        cluster(ADMISSION, "ValidatingAdmissionPolicyBinding", "validatingadmissionpolicybindings", "validatingadmissionpolicybindings", &ReadOnly).extension().hash("v9715VZqakg="),
+        cluster(ADMISSION, "ValidatingAdmissionPolicy", "validatingadmissionpolicies", "validatingadmissionpolicies", &admissionregistration::policy::Rules { mutating: false }).extension().hash("6OxvlMmQ6is=").subresources(&[STATUS]),
+        cluster(ADMISSION, "ValidatingAdmissionPolicyBinding", "validatingadmissionpolicybindings", "validatingadmissionpolicybindings", &admissionregistration::policy::BindingRules).extension().hash("v9715VZqakg="),
         cluster(ADMISSION, "ValidatingWebhookConfiguration", "validatingwebhookconfigurations", "validatingwebhookconfigurations", &admissionregistration::webhook_configuration::VALIDATING).extension().hash("B0wHjQmsGNk="),
         cluster(APIEXTENSIONS, "CustomResourceDefinition", "customresourcedefinitions", "apiextensions.k8s.io/customresourcedefinitions", &ReadOnly).short(&["crd", "crds"]).extension().hash("jfWCUB31mvA=").stored_as("apiextensions.k8s.io/v1beta1").subresources(&[STATUS]),
         cluster(SCHEDULING, "PriorityClass", "priorityclasses", "priorityclasses", &scheduling::priority_class::Rules).short(&["pc"]).hash("1QwjyaZjj3Y="),
         namespaced(COORDINATION, "Lease", "leases", "leases", &coordination::lease::Rules).hash("gqkMMb/YqFM="),
         cluster(NODE, "RuntimeClass", "runtimeclasses", "runtimeclasses", &node::runtime_class::Rules).hash("WQTu1GL3T2Q="),
         namespaced(DISCOVERY, "EndpointSlice", "endpointslices", "endpointslices", &discovery::endpoint_slice::Rules).hash("qgS0xkrxYAI="),
-        cluster(RESOURCE, "DeviceClass", "deviceclasses", "deviceclasses", &ReadOnly).hash("Yk2PTc1Ybxk="),
-        namespaced(RESOURCE, "ResourceClaim", "resourceclaims", "resourceclaims", &ReadOnly).hash("wgAZaHcZxUg=").subresources(&[STATUS]),
-        namespaced(RESOURCE, "ResourceClaimTemplate", "resourceclaimtemplates", "resourceclaimtemplates", &ReadOnly).hash("TuzjC49aUfM="),
-        cluster(RESOURCE, "ResourceSlice", "resourceslices", "resourceslices", &ReadOnly).hash("KsC072WgaEY="),
+        cluster(RESOURCE, "DeviceClass", "deviceclasses", "deviceclasses", &resource::Named).hash("Yk2PTc1Ybxk="),
+        namespaced(RESOURCE, "ResourceClaim", "resourceclaims", "resourceclaims", &resource::Claim).hash("wgAZaHcZxUg=").subresources(&[STATUS]),
+        namespaced(RESOURCE, "ResourceClaimTemplate", "resourceclaimtemplates", "resourceclaimtemplates", &resource::Named).hash("TuzjC49aUfM="),
+        cluster(RESOURCE, "ResourceSlice", "resourceslices", "resourceslices", &resource::Slice).hash("KsC072WgaEY="),
         cluster(FLOWCONTROL, "FlowSchema", "flowschemas", "flowschemas", &flowcontrol::flow_schema::Rules).hash("GJVAJZSZBIw=").subresources(&[STATUS]),
         cluster(FLOWCONTROL, "PriorityLevelConfiguration", "prioritylevelconfigurations", "prioritylevelconfigurations", &flowcontrol::priority_level::Rules).hash("Kir5PVfvNeI=").subresources(&[STATUS]),
     ]

@@ -1,3 +1,4 @@
 //! The kinds of admissionregistration.k8s.io.
 
+pub mod policy;
 pub mod webhook_configuration;
