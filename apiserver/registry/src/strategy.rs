@@ -203,6 +203,10 @@ pub trait Strategy: Sync {
     fn to_storage(&self, _object: &mut Value) {}
 
     /// Turns a stored object into the served version.
+    #[expect(
+        clippy::wrong_self_convention,
+        reason = "the counterpart of `to_storage`"
+    )]
     fn from_storage(&self, _object: &mut Value) {}
 }
 

@@ -433,7 +433,7 @@ mod tests {
         let path = Path::new("a");
         let one = Error::required(&path, "");
         let two = Error::forbidden(&path, "no");
-        assert_eq!(aggregate(&[one.clone()]), "a: Required value");
+        assert_eq!(aggregate(std::slice::from_ref(&one)), "a: Required value");
         assert_eq!(aggregate(&[one.clone(), one.clone()]), "a: Required value");
         assert_eq!(
             aggregate(&[one, two]),

@@ -180,10 +180,8 @@ pub fn shared_source(errors: &mut ErrorList, kind: &str, source: &Value, path: &
             }
             required(errors, source, "image", path);
         }
-        "cephfs" => {
-            if source.is_blank("monitors") {
-                errors.push(Error::required(&path.child("monitors"), ""));
-            }
+        "cephfs" if source.is_blank("monitors") => {
+            errors.push(Error::required(&path.child("monitors"), ""));
         }
         "flexVolume" => required(errors, source, "driver", path),
         "vsphereVolume" => required(errors, source, "volumePath", path),
@@ -218,13 +216,11 @@ pub fn shared_source(errors: &mut ErrorList, kind: &str, source: &Value, path: &
             required(errors, source, "registry", path);
             required(errors, source, "volume", path);
         }
-        "fc" => {
-            if source.is_blank("targetWWNs") && source.is_blank("wwids") {
-                errors.push(Error::required(
-                    &path.child("targetWWNs"),
-                    "must specify either targetWWNs or wwids, but not both",
-                ));
-            }
+        "fc" if source.is_blank("targetWWNs") && source.is_blank("wwids") => {
+            errors.push(Error::required(
+                &path.child("targetWWNs"),
+                "must specify either targetWWNs or wwids, but not both",
+            ));
         }
         _ => {}
     }
@@ -278,10 +274,10 @@ fn ephemeral(errors: &mut ErrorList, source: &Value, path: &Path<'_>) {
             "at least 1 access mode is required",
         ));
     }
-    if !template
+    if template
         .part("spec.resources.requests")
         .get("storage")
-        .is_some_and(|s| quantity(s) > Quantity::ZERO)
+        .is_none_or(|s| quantity(s) <= Quantity::ZERO)
     {
         let resources = spec.child("resources");
         errors.push(Error::required(&resources.key("storage"), ""));

@@ -173,14 +173,14 @@ fn compare(
         get("defaultRequest"),
         get("maxLimitRequestRatio"),
     );
-    if let (Some(min), Some(max)) = (min, max) {
-        if min > max {
-            wrong(
-                "min",
-                min,
-                format!("min value {min} is greater than max value {max}"),
-            );
-        }
+    if let (Some(min), Some(max)) = (min, max)
+        && min > max
+    {
+        wrong(
+            "min",
+            min,
+            format!("min value {min} is greater than max value {max}"),
+        );
     }
     if let Some(request) = request {
         if let Some(min) = min.filter(|m| *m > request) {
@@ -242,16 +242,17 @@ fn compare(
             }
         }
     }
-    if let (Some(default), Some(request)) = (default, request) {
-        if !may_overcommit(name) && default != request {
-            wrong(
-                "defaultRequest",
-                request,
-                format!(
-                    "default value {default} must equal to defaultRequest value {request} in {name}"
-                ),
-            );
-        }
+    if let (Some(default), Some(request)) = (default, request)
+        && !may_overcommit(name)
+        && default != request
+    {
+        wrong(
+            "defaultRequest",
+            request,
+            format!(
+                "default value {default} must equal to defaultRequest value {request} in {name}"
+            ),
+        );
     }
 }
 

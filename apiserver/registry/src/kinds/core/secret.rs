@@ -133,15 +133,14 @@ fn contents(errors: &mut ErrorList, secret: &Value, path: &Path<'_>) {
             need("username");
             need("password");
         }
-        "kubernetes.io/ssh-auth" => {
+        "kubernetes.io/ssh-auth"
             if data
                 .get("ssh-privatekey")
                 .and_then(Value::as_str)
                 .unwrap_or_default()
-                .is_empty()
-            {
-                errors.push(Error::required(&path.key("ssh-privatekey"), ""));
-            }
+                .is_empty() =>
+        {
+            errors.push(Error::required(&path.key("ssh-privatekey"), ""));
         }
         "kubernetes.io/tls" => {
             need("tls.crt");
