@@ -193,34 +193,7 @@ fn spec(errors: &mut ErrorList, spec: &Value, path: &Path<'_>) {
         "",
         &path.child("accessModes"),
     );
-    let at = path.child("capacity");
-    if spec.is_blank("capacity") {
-        errors.push(Error::required(&at, ""));
-    }
-    if spec.part("capacity").get("storage").is_none() || spec.entries("capacity").count() > 1 {
-        errors.push(Error::not_supported(
-            &at,
-            spec.part("capacity"),
-            &["storage"],
-        ));
-    }
-    for (name, amount) in spec.entries("capacity") {
-        let amount = quantity(amount);
-        if amount < Quantity::ZERO {
-            errors.push(Error::invalid(
-                &at.key(name),
-                amount.value(),
-                "must be a valid resource quantity",
-            ));
-        }
-        if amount <= Quantity::ZERO {
-            errors.push(Error::invalid(
-                &at.key(name),
-                amount.to_string(),
-                "must be greater than zero",
-            ));
-        }
-    }
+    capacity(errors, spec, path);
     let policy = spec.text("persistentVolumeReclaimPolicy");
     if !policy.is_empty() {
         one_of(
@@ -285,6 +258,37 @@ fn spec(errors: &mut ErrorList, spec: &Value, path: &Path<'_>) {
             errors.push(Error::required(
                 &path.child("csi"),
                 "has to be specified when using volumeAttributesClassName",
+            ));
+        }
+    }
+}
+
+fn capacity(errors: &mut ErrorList, spec: &Value, path: &Path<'_>) {
+    let at = path.child("capacity");
+    if spec.is_blank("capacity") {
+        errors.push(Error::required(&at, ""));
+    }
+    if spec.part("capacity").get("storage").is_none() || spec.entries("capacity").count() > 1 {
+        errors.push(Error::not_supported(
+            &at,
+            spec.part("capacity"),
+            &["storage"],
+        ));
+    }
+    for (name, amount) in spec.entries("capacity") {
+        let amount = quantity(amount);
+        if amount < Quantity::ZERO {
+            errors.push(Error::invalid(
+                &at.key(name),
+                amount.value(),
+                "must be a valid resource quantity",
+            ));
+        }
+        if amount <= Quantity::ZERO {
+            errors.push(Error::invalid(
+                &at.key(name),
+                amount.to_string(),
+                "must be greater than zero",
             ));
         }
     }
