@@ -4,7 +4,7 @@
 //! Authentication, RBAC and admission are on, as in every cluster.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -116,6 +116,29 @@ impl TestServer {
 
     /// A client with a certificate of this name and these groups.
     pub fn client(&self, name: &str, groups: &[&str]) -> Outcome<Client> {
+        let (certificate_path, key_path) = self.issue(name, groups)?;
+        self.with(Some(ReloadingKey::load(&certificate_path, &key_path)?))
+    }
+
+    /// The text of a kubeconfig for daemons that run in the test's process; it lasts as long as the server.
+    pub fn kubeconfig(&self, name: &str, groups: &[&str]) -> Outcome<String> {
+        let (certificate, key) = self.issue(name, groups)?;
+        let cluster = serde_json::json!({
+            "server": format!("https://{}", self.address),
+            "certificate-authority": self.authority.certificate_path(),
+        });
+        let user = serde_json::json!({"client-certificate": certificate, "client-key": key});
+        Ok(serde_json::json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "test",
+            "clusters": [{"name": "test", "cluster": cluster}],
+            "users": [{"name": "test", "user": user}],
+            "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
+        })
+        .to_string())
+    }
+
+    /// Issues a client certificate into files.
+    fn issue(&self, name: &str, groups: &[&str]) -> Outcome<(PathBuf, PathBuf)> {
         let (certificate, key) = self.authority.issue(&Identity::client(name, groups))?;
         let file = |kind: &str| {
             self.directory
@@ -125,7 +148,7 @@ impl TestServer {
         let (certificate_path, key_path) = (file("crt"), file("key"));
         std::fs::write(&certificate_path, certificate)?;
         std::fs::write(&key_path, key)?;
-        self.with(Some(ReloadingKey::load(&certificate_path, &key_path)?))
+        Ok((certificate_path, key_path))
     }
 
     /// A client that may do everything.

@@ -203,6 +203,14 @@ pub const ALL: &[Controller] = &[
         owns: &["poddisruptionbudgets/status"],
         start: crate::disruption::start,
     },
+    Controller {
+        name: "service-cidr-controller",
+        account: "service-cidrs-controller",
+        on_by_default: true,
+        reads: &["servicecidrs", "ipaddresses"],
+        owns: &["servicecidrs/status"],
+        start: crate::service_cidr::start,
+    },
 ];
 
 /// The names of all controllers.

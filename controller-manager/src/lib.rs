@@ -29,5 +29,6 @@ pub mod pod_gc;
 pub mod replica;
 pub mod root_ca;
 pub mod service_account;
+pub mod service_cidr;
 pub mod statefulset;
 pub mod ttl_after_finished;

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use keelson_daemon::health::Health;
@@ -14,7 +15,7 @@ use keelson_runtime::{Informers, Recorder, client};
 use kube::Client;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::context::Context;
 use crate::controllers::{self, Controller};
@@ -22,6 +23,8 @@ use crate::identity::Identities;
 use crate::options::Options;
 
 const NAME: &str = "kube-controller-manager";
+/// How long what is under way may take to end after a signal.
+const DRAIN: Duration = Duration::from_secs(5);
 
 /// Runs the daemon until a signal, or until leadership is lost.
 pub async fn run(options: Options) -> anyhow::Result<()> {
@@ -67,12 +70,18 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         () = stop.cancelled() => {}
         () = lost => anyhow::bail!("leader election lost"),
     }
-    while tasks.join_next().await.is_some() {}
+    let drained = async { while tasks.join_next().await.is_some() {} };
+    if tokio::time::timeout(DRAIN, drained).await.is_err() {
+        // Without certainty that nothing runs any more, the lease has to expire by itself.
+        warn!("controllers still busy; leaving without giving the lease up");
+        return Ok(());
+    }
     if let Some(mut elector) = elector {
-        elector
-            .release()
-            .await
-            .context("cannot give the lease up")?;
+        match tokio::time::timeout(DRAIN, elector.release()).await {
+            Ok(Ok(())) => info!("gave the lease up"),
+            Ok(Err(error)) => warn!(%error, "cannot give the lease up; it will expire"),
+            Err(_) => warn!("no answer while giving the lease up; it will expire"),
+        }
     }
     Ok(())
 }

@@ -3,7 +3,6 @@
 //! They are process-wide; a daemon adds them to its registry once with [`register`].
 
 use std::sync::LazyLock;
-use std::sync::atomic::AtomicU64;
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -38,8 +37,6 @@ pub struct Metrics {
     pub queue_duration: Durations,
     /// How long keys were worked on.
     pub work_duration: Durations,
-    /// Seconds of work in progress.
-    pub unfinished_work: Family<Name, Gauge<f64, AtomicU64>>,
     /// 1 while this process leads.
     pub leader: Family<Name, Gauge>,
     /// Events dropped because the recorder's queue was full or its spam filter closed.
@@ -53,7 +50,6 @@ pub static METRICS: LazyLock<Metrics> = LazyLock::new(|| Metrics {
     retries: Family::default(),
     queue_duration: durations(),
     work_duration: durations(),
-    unfinished_work: Family::default(),
     leader: Family::default(),
     events_dropped: Counter::default(),
 });
@@ -85,11 +81,6 @@ pub fn register(registry: &mut Registry) {
         "workqueue_work_duration_seconds",
         "How long in seconds processing an item from workqueue takes",
         m.work_duration.clone(),
-    );
-    registry.register(
-        "workqueue_unfinished_work_seconds",
-        "How many seconds of work is in progress and has not been observed by work_duration",
-        m.unfinished_work.clone(),
     );
     registry.register(
         "leader_election_master_status",

@@ -1,0 +1,355 @@
+//! All controllers against a whole API server on a memory store, each as its own service account; a few lines play scheduler and
+//! kubelet.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Parser;
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Service, ServiceAccount};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use keelson_runtime::{Informers, client};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, PropagationPolicy};
+use kube::{Api, Client, ResourceExt};
+use kube_apiserver::testing::TestServer;
+use kube_controller_manager::identity::Identities;
+use kube_controller_manager::manager;
+use kube_controller_manager::options::Options;
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+struct Cluster {
+    client: Client,
+    stop: CancellationToken,
+    _server: TestServer,
+    _directory: tempfile::TempDir,
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+/// Starts an API server, the controllers and the fake node.
+async fn start() -> Cluster {
+    let server = TestServer::start().await.unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let config = |name: &str, groups: &[&str]| {
+        let path = directory.path().join(format!("{name}.conf"));
+        std::fs::write(&path, server.kubeconfig(name, groups).unwrap()).unwrap();
+        path
+    };
+    let admin = config("admin", &["system:masters"]);
+    let own = config("system:kube-controller-manager", &[]);
+    let root = directory.path().join("ca.crt");
+    std::fs::write(&root, server.ca()).unwrap();
+
+    let manager_client = client::from_kubeconfig(&own, "kube-controller-manager")
+        .await
+        .unwrap();
+    let bare = client::config_from_kubeconfig(&own, "kube-controller-manager")
+        .await
+        .unwrap();
+    let identities = Identities::separate(manager_client.clone(), bare).unwrap();
+    let options = Options::try_parse_from([
+        "kube-controller-manager",
+        "--cluster-cidr=10.244.0.0/16",
+        "--allocate-node-cidrs",
+        "--root-ca-file",
+        root.to_str().unwrap(),
+    ])
+    .unwrap();
+    let stop = CancellationToken::new();
+    let informers = Arc::new(Informers::new(manager_client));
+    let mut tasks = manager::start_all(&identities, &informers, &Arc::new(options), &stop);
+    tokio::spawn(async move { while tasks.join_next().await.is_some() {} });
+
+    let client = client::from_kubeconfig(&admin, "test").await.unwrap();
+    let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"}});
+    create::<Node>(&Api::all(client.clone()), node).await;
+    tokio::spawn({
+        let (client, stop) = (client.clone(), stop.clone());
+        async move { stop.run_until_cancelled(play_node(client)).await }
+    });
+    Cluster {
+        client,
+        stop,
+        _server: server,
+        _directory: directory,
+    }
+}
+
+async fn create<K>(api: &Api<K>, value: Value) -> K
+where
+    K: Clone + serde::de::DeserializeOwned + serde::Serialize + std::fmt::Debug,
+{
+    api.create(
+        &PostParams::default(),
+        &serde_json::from_value(value).unwrap(),
+    )
+    .await
+    .unwrap()
+}
+
+/// Binds every pod to the node, runs it (or ends it, if it is to end), and ends deletions.
+async fn play_node(client: Client) {
+    let nodes = Api::<Node>::all(client.clone());
+    let mut address = 0u8;
+    loop {
+        let now = jiff::Timestamp::now()
+            .strftime("%Y-%m-%dT%H:%M:%SZ")
+            .to_string();
+        let status = json!({"status": {"conditions": [{"type": "Ready", "status": "True", "lastHeartbeatTime": now,
+            "lastTransitionTime": now, "reason": "KubeletReady", "message": ""}]}});
+        let _ = nodes
+            .patch_status("n1", &PatchParams::default(), &Patch::Merge(status))
+            .await;
+        let pods = Api::<Pod>::all(client.clone())
+            .list(&ListParams::default())
+            .await
+            .map(|list| list.items)
+            .unwrap_or_default();
+        for pod in pods {
+            let api = Api::<Pod>::namespaced(client.clone(), &pod.namespace().unwrap());
+            let name = pod.name_any();
+            if pod.metadata.deletion_timestamp.is_some() {
+                let _ = api
+                    .delete(&name, &DeleteParams::default().grace_period(0))
+                    .await;
+                continue;
+            }
+            let spec = pod.spec.clone().unwrap();
+            if spec.node_name.is_none() {
+                let binding = json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": name}, "target": {"kind": "Node", "name": "n1"}});
+                let _: Result<Value, _> = api
+                    .create_subresource("binding", &name, &PostParams::default(), &binding)
+                    .await;
+            }
+            if pod
+                .status
+                .as_ref()
+                .and_then(|status| status.phase.as_deref())
+                == Some("Pending")
+            {
+                address += 1;
+                let ends = spec.restart_policy.as_deref() != Some("Always");
+                let ip = format!("10.244.0.{address}");
+                let status = json!({"status": {"phase": if ends { "Succeeded" } else { "Running" }, "podIP": ip, "podIPs": [{"ip": ip}],
+                    "conditions": [{"type": "Ready", "status": if ends { "False" } else { "True" }, "lastTransitionTime": now}]}});
+                let _ = api
+                    .patch_status(&name, &PatchParams::default(), &Patch::Merge(status))
+                    .await;
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Waits until `look` finds what it looks for.
+async fn until<T, F, Fut>(what: &str, look: F) -> T
+where
+    F: Fn() -> Fut,
+    Fut: Future<Output = Option<T>>,
+{
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+    loop {
+        if let Some(found) = look().await {
+            return found;
+        }
+        assert!(
+            tokio::time::Instant::now() < deadline,
+            "still waiting: {what}"
+        );
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+fn deployment(replicas: i32, image: &str) -> Value {
+    json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"}, "spec": {
+        "replicas": replicas, "selector": {"matchLabels": {"app": "web"}},
+        "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
+        "template": {"metadata": {"labels": {"app": "web"}}, "spec": {"terminationGracePeriodSeconds": 1, "containers": [
+            {"name": "c", "image": image, "ports": [{"name": "http", "containerPort": 8080}]}]}}}})
+}
+
+async fn rolled_out(client: &Client, namespace: &str, replicas: i32) {
+    let api = Api::<Deployment>::namespaced(client.clone(), namespace);
+    until("the rollout", || async {
+        let web = api.get("web").await.ok()?;
+        let status = web.status?;
+        let complete = status.observed_generation == web.metadata.generation
+            && status.updated_replicas == Some(replicas)
+            && status.available_replicas == Some(replicas)
+            && status.replicas == Some(replicas);
+        complete.then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_namespace_is_furnished_lives_and_is_emptied() {
+    let cluster = start().await;
+    let client = &cluster.client;
+    let namespaces = Api::<Namespace>::all(client.clone());
+    create(&namespaces, json!({"metadata": {"name": "team"}})).await;
+    let accounts = Api::<ServiceAccount>::namespaced(client.clone(), "team");
+    until("the default service account", || async {
+        accounts.get_opt("default").await.ok().flatten()
+    })
+    .await;
+    let maps = Api::<ConfigMap>::namespaced(client.clone(), "team");
+    until("the root certificates", || async {
+        maps.get_opt("kube-root-ca.crt").await.ok().flatten()
+    })
+    .await;
+    let nodes = Api::<Node>::all(client.clone());
+    let cidr = until("the node's range", || async {
+        nodes.get("n1").await.ok()?.spec?.pod_cidr
+    })
+    .await;
+    assert_eq!(cidr, "10.244.0.0/24");
+
+    create(
+        &Api::<Deployment>::namespaced(client.clone(), "team"),
+        deployment(3, "v1"),
+    )
+    .await;
+    let service = json!({"metadata": {"name": "web"}, "spec": {"selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": "http"}]}});
+    create(&Api::<Service>::namespaced(client.clone(), "team"), service).await;
+    rolled_out(client, "team", 3).await;
+    let slices = Api::<EndpointSlice>::namespaced(client.clone(), "team");
+    until("three endpoints", || async {
+        let list = slices.list(&ListParams::default()).await.ok()?.items;
+        let ready: Vec<_> = list
+            .iter()
+            .flat_map(|slice| slice.endpoints.iter().flatten())
+            .collect();
+        let port = list.first()?.ports.as_ref()?.first()?.port;
+        (ready.len() == 3 && port == Some(8080)).then_some(())
+    })
+    .await;
+
+    namespaces
+        .delete("team", &DeleteParams::default())
+        .await
+        .unwrap();
+    until("the end of the namespace", || async {
+        matches!(namespaces.get_opt("team").await, Ok(None)).then_some(())
+    })
+    .await;
+    let left = Api::<Pod>::namespaced(client.clone(), "team")
+        .list(&ListParams::default())
+        .await
+        .unwrap();
+    assert!(left.items.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deployments_roll_and_their_dependents_go_as_asked() {
+    let cluster = start().await;
+    let client = &cluster.client;
+    let api = Api::<Deployment>::namespaced(client.clone(), "default");
+    let sets = Api::<ReplicaSet>::namespaced(client.clone(), "default");
+    let pods = Api::<Pod>::namespaced(client.clone(), "default");
+    create(&api, deployment(2, "v1")).await;
+    rolled_out(client, "default", 2).await;
+    let image =
+        json!({"spec": {"template": {"spec": {"containers": [{"name": "c", "image": "v2"}]}}}});
+    api.patch("web", &PatchParams::default(), &Patch::Strategic(image))
+        .await
+        .unwrap();
+    rolled_out(client, "default", 2).await;
+    assert_eq!(
+        api.get("web").await.unwrap().annotations()["deployment.kubernetes.io/revision"],
+        "2"
+    );
+    assert_eq!(
+        sets.list(&ListParams::default()).await.unwrap().items.len(),
+        2
+    );
+
+    let orphan = DeleteParams {
+        propagation_policy: Some(PropagationPolicy::Orphan),
+        ..DeleteParams::default()
+    };
+    api.delete("web", &orphan).await.unwrap();
+    until("ReplicaSets without an owner", || async {
+        let gone = api.get_opt("web").await.ok()?.is_none();
+        let list = sets.list(&ListParams::default()).await.ok()?.items;
+        (gone && list.len() == 2 && list.iter().all(|set| set.owner_references().is_empty()))
+            .then_some(())
+    })
+    .await;
+    create(&api, deployment(2, "v2")).await;
+    until("their adoption", || async {
+        let list = sets.list(&ListParams::default()).await.ok()?.items;
+        (list.len() == 2 && list.iter().all(|set| !set.owner_references().is_empty())).then_some(())
+    })
+    .await;
+
+    let foreground = DeleteParams {
+        propagation_policy: Some(PropagationPolicy::Foreground),
+        ..DeleteParams::default()
+    };
+    api.delete("web", &foreground).await.unwrap();
+    until("the end of the Deployment", || async {
+        matches!(api.get_opt("web").await, Ok(None)).then_some(())
+    })
+    .await;
+    assert!(
+        sets.list(&ListParams::default())
+            .await
+            .unwrap()
+            .items
+            .is_empty()
+    );
+    assert!(
+        pods.list(&ListParams::default())
+            .await
+            .unwrap()
+            .items
+            .is_empty()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_end_stateful_sets_count_up_and_budgets_count() {
+    let cluster = start().await;
+    let client = &cluster.client;
+    let container = json!({"name": "c", "image": "v1"});
+    let jobs = Api::<Job>::namespaced(client.clone(), "default");
+    let job = json!({"metadata": {"name": "sum"}, "spec": {"completions": 3, "parallelism": 2, "completionMode": "Indexed",
+        "template": {"spec": {"restartPolicy": "Never", "containers": [container]}}}});
+    create(&jobs, job).await;
+    let status = until("the end of the Job", || async {
+        let status = jobs.get("sum").await.ok()?.status?;
+        status.completion_time.is_some().then_some(status)
+    })
+    .await;
+    assert_eq!(
+        (status.succeeded, status.completed_indexes.as_deref()),
+        (Some(3), Some("0-2"))
+    );
+
+    let labels = json!({"app": "db"});
+    let set = json!({"metadata": {"name": "db"}, "spec": {"replicas": 2, "serviceName": "db", "selector": {"matchLabels": labels},
+        "template": {"metadata": {"labels": labels}, "spec": {"containers": [container]}}}});
+    let api = Api::<StatefulSet>::namespaced(client.clone(), "default");
+    create(&api, set).await;
+    let budget = json!({"metadata": {"name": "db"}, "spec": {"maxUnavailable": 1, "selector": {"matchLabels": labels}}});
+    let budgets = Api::<PodDisruptionBudget>::namespaced(client.clone(), "default");
+    create(&budgets, budget).await;
+    until("two pods with names", || async {
+        (api.get("db").await.ok()?.status?.available_replicas == Some(2)).then_some(())
+    })
+    .await;
+    let pods = Api::<Pod>::namespaced(client.clone(), "default");
+    assert!(pods.get_opt("db-1").await.unwrap().is_some());
+    until("one disruption allowed", || async {
+        (budgets.get("db").await.ok()?.status?.disruptions_allowed == Some(1)).then_some(())
+    })
+    .await;
+}
