@@ -94,7 +94,10 @@ async fn websocket_v5() {
                 other => panic!("channel {other}"),
             },
             Message::Pong(_) => pong = true,
-            Message::Close(_) => break,
+            Message::Close(frame) => {
+                assert_eq!(u16::from(frame.expect("a code").code), 1000);
+                break;
+            }
             _ => {}
         }
     }

@@ -11,6 +11,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use crate::pipe::Outgoing;
 
@@ -120,8 +122,12 @@ pub(crate) async fn write_loop<I: AsyncRead + AsyncWrite + Unpin>(
             return;
         }
     }
-    // The peer may have gone already.
-    let _ = messages.send(Message::Close(None)).await;
+    // Clients take any other code, or none, for a broken session. The peer may have gone already.
+    let end = CloseFrame {
+        code: CloseCode::Normal,
+        reason: "".into(),
+    };
+    let _ = messages.send(Message::Close(Some(end))).await;
     let _ = messages.close().await;
 }
 
