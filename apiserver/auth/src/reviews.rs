@@ -15,7 +15,7 @@ const GROUP: &str = "authorization.k8s.io";
 
 /// SubjectAccessReview: may some user do something?
 pub fn subject_access(authorizer: &dyn Authorizer, review: Value) -> Result<Value, Status> {
-    check(&review, |spec, errors| subject_errors(spec, errors))?;
+    check(&review, subject_errors)?;
     let user = subject(&review["spec"]);
     Ok(answer(authorizer, Arc::new(user), review))
 }

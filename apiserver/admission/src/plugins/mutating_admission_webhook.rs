@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::chain::{Environment, Plugin};
 use crate::request::Request;
-use crate::webhooks::{self, Caller, Hook, HookError, Https};
+use crate::webhooks::{self, Caller, Hook, HookError, https};
 
 /// Upstream's name.
 pub const NAME: &str = "MutatingAdmissionWebhook";
@@ -25,7 +25,7 @@ pub struct MutatingAdmissionWebhook {
 impl Default for MutatingAdmissionWebhook {
     fn default() -> Self {
         Self {
-            caller: Arc::new(Https::default()),
+            caller: https::shared(),
         }
     }
 }

@@ -8,7 +8,7 @@ use keelson_auth::Status;
 
 use crate::chain::{Environment, Plugin};
 use crate::request::Request;
-use crate::webhooks::{self, Caller, HookError, Https};
+use crate::webhooks::{self, Caller, HookError, https};
 
 /// Upstream's name.
 pub const NAME: &str = "ValidatingAdmissionWebhook";
@@ -22,7 +22,7 @@ pub struct ValidatingAdmissionWebhook {
 impl Default for ValidatingAdmissionWebhook {
     fn default() -> Self {
         Self {
-            caller: Arc::new(Https::default()),
+            caller: https::shared(),
         }
     }
 }

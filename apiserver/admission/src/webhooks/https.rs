@@ -1,8 +1,9 @@
 //! Posts to webhooks over TLS, with kept connections.
 
 use std::collections::HashMap;
+use std::io::ErrorKind;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -35,6 +36,12 @@ type Key = (String, u16, String, Vec<u8>);
 #[derive(Default)]
 pub struct Https {
     idle: Mutex<HashMap<Key, Vec<Connection>>>,
+}
+
+/// The client that both plugins share, so that a webhook that serves both is kept one connection to.
+pub fn shared() -> Arc<Https> {
+    static CLIENT: LazyLock<Arc<Https>> = LazyLock::new(Arc::default);
+    CLIENT.clone()
 }
 
 #[async_trait]
@@ -127,7 +134,14 @@ async fn exchange(
 async fn connect(target: &Target) -> Result<Connection, String> {
     let stream = TcpStream::connect((target.host.as_str(), target.port))
         .await
-        .map_err(|e| format!("dial tcp {}:{}: {e}", target.host, target.port))?;
+        .map_err(|e| {
+            // As clients that look for the words know them.
+            let why = match e.kind() {
+                ErrorKind::ConnectionRefused => "connect: connection refused".to_owned(),
+                _ => e.to_string(),
+            };
+            format!("dial tcp {}:{}: {why}", target.host, target.port)
+        })?;
     stream.set_nodelay(true).map_err(|e| e.to_string())?;
     let name = match target.server_name.parse::<IpAddr>() {
         Ok(ip) => ServerName::IpAddress(ip.into()),

@@ -8,7 +8,7 @@ use keelson_auth::Status;
 use keelson_registry::access::Access;
 use serde_json::{Value, json};
 
-use crate::request::Request;
+use crate::request::{Operation, Request};
 
 const API_VERSION: &str = "admission.k8s.io/v1";
 
@@ -43,7 +43,7 @@ pub(super) fn request(request: &Request, uid: &str) -> Value {
         "object": request.object,
         "oldObject": request.old_object.as_deref(),
         "dryRun": request.dry_run,
-        "options": request.options,
+        "options": options(request),
     });
     let own = request.text("/metadata/name");
     let name = if request.name.is_empty() {
@@ -62,6 +62,23 @@ pub(super) fn request(request: &Request, uid: &str) -> Value {
         }
     }
     json!({"apiVersion": API_VERSION, "kind": "AdmissionReview", "request": body})
+}
+
+/// The options as a webhook knows them: a patch is a create or an update to it, and what is not set is not there.
+fn options(request: &Request) -> Value {
+    let mut options = request.options.clone();
+    if let Some(fields) = options.as_object_mut() {
+        fields.retain(|_, value| !value.is_null());
+        if fields.get("kind").and_then(Value::as_str) == Some("PatchOptions") {
+            let kind = match request.operation {
+                Operation::Create => "CreateOptions",
+                _ => "UpdateOptions",
+            };
+            fields.insert("kind".into(), json!(kind));
+            fields.remove("force");
+        }
+    }
+    options
 }
 
 /// Reads and checks the answer.
@@ -179,6 +196,14 @@ mod tests {
             (&Value::Null, &json!(false), &json!("jane"))
         );
         assert!(body.get("subResource").is_none());
+        let mut patched = asked;
+        patched.operation = Operation::Update;
+        patched.options = json!({"kind": "PatchOptions", "force": true, "dryRun": null});
+        let review = request(&patched, "u1");
+        assert_eq!(
+            review["request"]["options"],
+            json!({"kind": "UpdateOptions"})
+        );
     }
 
     #[test]
