@@ -177,3 +177,135 @@ fn authenticated(user: Arc<User>) -> Authenticated {
         warning: None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+
+    use super::*;
+    use crate::user::{ALL_AUTHENTICATED, CREDENTIAL_ID};
+
+    fn authority(name: &str) -> CertifiedIssuer<'static, KeyPair> {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, name);
+        CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+    }
+
+    fn leaf(
+        ca: &CertifiedIssuer<'static, KeyPair>,
+        name: &str,
+        group: &str,
+        last_year: i32,
+    ) -> Vec<CertificateDer<'static>> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params
+            .distinguished_name
+            .push(DnType::OrganizationName, group);
+        params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+        params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+        params.not_after = rcgen::date_time_ymd(last_year, 1, 1);
+        let key = KeyPair::generate().unwrap();
+        vec![params.signed_by(&key, ca).unwrap().der().clone()]
+    }
+
+    fn authenticator(
+        client_ca: &CertifiedIssuer<'static, KeyPair>,
+        proxy_ca: &CertifiedIssuer<'static, KeyPair>,
+    ) -> Authenticator {
+        Authenticator::new(Config {
+            client_ca_pem: Some(client_ca.pem().into_bytes()),
+            front_proxy: Some(front_proxy::Config::with_default_headers(
+                proxy_ca.pem().into_bytes(),
+                vec!["front-proxy-client".into()],
+            )),
+            tokens: vec![],
+            anonymous_paths: vec!["/healthz".into()],
+        })
+        .unwrap()
+    }
+
+    #[tokio::test]
+    async fn certificates_name_users_and_groups() {
+        let (client_ca, proxy_ca) = (authority("clients"), authority("proxies"));
+        let authenticator = authenticator(&client_ca, &proxy_ca);
+        let peer = authenticator.peer(&leaf(&client_ca, "jane", "devs", 2100));
+        let found = authenticator
+            .authenticate(&peer, &HeaderMap::new(), "/api")
+            .await
+            .unwrap();
+        assert_eq!(found.user.name, "jane");
+        assert_eq!(found.user.groups, ["devs", ALL_AUTHENTICATED]);
+        assert!(found.user.extra[CREDENTIAL_ID][0].starts_with("X509SHA256="));
+        for bad in [
+            leaf(&client_ca, "jane", "devs", 2021),
+            leaf(&authority("clients"), "jane", "devs", 2100),
+            leaf(&client_ca, "", "devs", 2100),
+        ] {
+            let peer = authenticator.peer(&bad);
+            // Bad credentials are refused even where none are needed.
+            assert!(
+                authenticator
+                    .authenticate(&peer, &HeaderMap::new(), "/healthz")
+                    .await
+                    .is_err()
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn nobody_may_read_the_health_paths_only() {
+        let (client_ca, proxy_ca) = (authority("clients"), authority("proxies"));
+        let authenticator = authenticator(&client_ca, &proxy_ca);
+        let nobody = Peer::default();
+        assert!(
+            authenticator
+                .authenticate(&nobody, &HeaderMap::new(), "/api")
+                .await
+                .is_err()
+        );
+        let found = authenticator
+            .authenticate(&nobody, &HeaderMap::new(), "/healthz")
+            .await
+            .unwrap();
+        assert_eq!(*found.user, User::anonymous());
+    }
+
+    #[tokio::test]
+    async fn only_the_front_proxy_is_believed() {
+        let (client_ca, proxy_ca) = (authority("clients"), authority("proxies"));
+        let authenticator = authenticator(&client_ca, &proxy_ca);
+        let mut headers = HeaderMap::new();
+        headers.insert("X-Remote-User", HeaderValue::from_static("bob"));
+        headers.insert("X-Remote-Group", HeaderValue::from_static("ops"));
+        headers.insert("X-Remote-Extra-Scopes%2fx", HeaderValue::from_static("y"));
+        let proxy = authenticator.peer(&leaf(&proxy_ca, "front-proxy-client", "", 2100));
+        let found = authenticator
+            .authenticate(&proxy, &headers, "/api")
+            .await
+            .unwrap();
+        assert_eq!(
+            (found.user.name.as_str(), found.user.groups[0].as_str()),
+            ("bob", "ops")
+        );
+        assert_eq!(found.user.extra["scopes/x"], ["y"]);
+        let other = authenticator.peer(&leaf(&proxy_ca, "somebody", "", 2100));
+        assert!(
+            authenticator
+                .authenticate(&other, &headers, "/api")
+                .await
+                .is_err()
+        );
+        // A client of the other CA is itself, whatever it writes.
+        let client = authenticator.peer(&leaf(&client_ca, "front-proxy-client", "devs", 2100));
+        let found = authenticator
+            .authenticate(&client, &headers, "/api")
+            .await
+            .unwrap();
+        assert_eq!(found.user.name, "front-proxy-client");
+        authenticator.strip_credentials(&mut headers);
+        assert!(headers.is_empty());
+    }
+}

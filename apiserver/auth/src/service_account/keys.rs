@@ -225,3 +225,80 @@ fn unpadded(number: &[u8]) -> &[u8] {
     let zeros = number.iter().take_while(|b| **b == 0).count();
     &number[zeros.min(number.len().saturating_sub(1))..]
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use aws_lc_rs::encoding::Pkcs8V1Der;
+    use aws_lc_rs::rsa::{KeyPair as RsaKeyPair, KeySize};
+    use base64::engine::general_purpose::STANDARD;
+
+    use super::*;
+    use crate::service_account::claims::{Claims, Issuer};
+
+    fn pem(label: &str, der: &[u8]) -> String {
+        let body = STANDARD.encode(der);
+        let lines: Vec<&str> = (0..body.len())
+            .step_by(64)
+            .map(|i| &body[i..(i + 64).min(body.len())])
+            .collect();
+        format!(
+            "-----BEGIN {label}-----\n{}\n-----END {label}-----\n",
+            lines.join("\n")
+        )
+    }
+
+    fn issuer(keys: Keys) -> Issuer {
+        Issuer {
+            issuers: vec!["me".into()],
+            keys: Arc::new(keys),
+        }
+    }
+
+    #[test]
+    fn rsa_tokens_are_verified_by_the_public_half() {
+        let pair = RsaKeyPair::generate(KeySize::Rsa2048).unwrap();
+        let private = AsDer::<Pkcs8V1Der<'_>>::as_der(&pair).unwrap();
+        let public =
+            AsDer::<aws_lc_rs::encoding::PublicKeyX509Der<'_>>::as_der(pair.public_key()).unwrap();
+        let mut signing = Keys::new();
+        signing
+            .set_signing(pem("PRIVATE KEY", private.as_ref()).as_bytes())
+            .unwrap();
+        let mut verifying = Keys::new();
+        verifying
+            .add_verifying(pem("PUBLIC KEY", public.as_ref()).as_bytes())
+            .unwrap();
+        assert_eq!(signing.verifying()[0].id, verifying.verifying()[0].id);
+        assert_eq!(verifying.verifying()[0].jwk()["e"], "AQAB");
+        let claims = Claims {
+            iss: "me".into(),
+            sub: "s".into(),
+            ..Claims::default()
+        };
+        let token = issuer(signing).sign(&claims).unwrap();
+        assert_eq!(
+            issuer(verifying)
+                .read(&token, "legacy")
+                .unwrap()
+                .unwrap()
+                .sub,
+            "s"
+        );
+        assert!(issuer(Keys::new()).sign(&claims).is_err());
+    }
+
+    #[test]
+    fn what_is_no_key_is_refused() {
+        let mut keys = Keys::new();
+        assert!(matches!(
+            keys.add_verifying(b"nonsense"),
+            Err(KeyError::NoKey)
+        ));
+        assert!(
+            keys.set_signing(pem("PRIVATE KEY", b"nonsense").as_bytes())
+                .is_err()
+        );
+    }
+}

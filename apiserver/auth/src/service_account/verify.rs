@@ -332,3 +332,89 @@ pub(super) fn unix_now() -> i64 {
         .duration_since(UNIX_EPOCH)
         .map_or(0, |d| d.as_secs().cast_signed())
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::lookup::testing::Objects;
+    use crate::service_account::Keys;
+
+    #[tokio::test]
+    async fn a_token_in_a_secret_lives_as_long_as_the_secret() {
+        let mut keys = Keys::new();
+        let pem = rcgen::KeyPair::generate().unwrap().serialize_pem();
+        keys.set_signing(pem.as_bytes()).unwrap();
+        let issuer = Arc::new(Issuer {
+            issuers: vec!["me".into()],
+            keys: Arc::new(keys),
+        });
+        let claims = Claims {
+            iss: LEGACY_ISSUER.into(),
+            sub: "system:serviceaccount:ns:sa".into(),
+            legacy_namespace: "ns".into(),
+            legacy_secret: "s".into(),
+            legacy_name: "sa".into(),
+            legacy_uid: "1".into(),
+            ..Claims::default()
+        };
+        let token = issuer.sign(&claims).unwrap();
+        let objects = Arc::new(Objects::default());
+        objects.put(
+            "serviceaccounts",
+            &json!({"metadata": {"namespace": "ns", "name": "sa", "uid": "1"}}),
+        );
+        let secret = |labels: Value, token: &str| json!({"metadata": {"namespace": "ns", "name": "s", "labels": labels}, "data": {"token": STANDARD.encode(token)}});
+        objects.put("secrets", &secret(json!({}), &token));
+        let tokens = ServiceAccountTokens::new(issuer, vec!["api".into()], objects.clone());
+        let found = tokens.authenticate(&token, &[]).await.unwrap().unwrap();
+        assert_eq!(
+            (found.user.uid.as_str(), found.audiences.as_slice()),
+            ("1", &["api".to_owned()][..])
+        );
+        // It is good for the API server only.
+        assert!(
+            tokens
+                .authenticate(&token, &["vault".into()])
+                .await
+                .is_err()
+        );
+        objects.put(
+            "secrets",
+            &secret(json!({LEGACY_INVALID_SINCE: "2026-01-01"}), &token),
+        );
+        assert!(tokens.authenticate(&token, &[]).await.is_err());
+        objects.put("secrets", &secret(json!({}), "another"));
+        assert!(tokens.authenticate(&token, &[]).await.is_err());
+        objects.take("secrets", "ns", "s");
+        assert_eq!(
+            tokens.authenticate(&token, &[]).await.unwrap_err().0,
+            "Token has been invalidated"
+        );
+    }
+
+    #[test]
+    fn times_have_some_leeway() {
+        let claims = |exp, nbf| Claims {
+            exp: Some(exp),
+            nbf: Some(nbf),
+            ..Claims::default()
+        };
+        assert!(check_times(&claims(950, 1050), 1000).is_ok());
+        assert!(check_times(&claims(900, 0), 1000).is_err());
+        assert!(check_times(&claims(2000, 1100), 1000).is_err());
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let mut verified = Verified::default();
+        let claims = Arc::new(Claims::default());
+        for i in 0..10 * REMEMBERED {
+            let mut key = [0; 32];
+            key[..8].copy_from_slice(&i.to_le_bytes());
+            verified.insert(key, claims.clone());
+        }
+        assert!(verified.young.len() + verified.old.len() <= 2 * REMEMBERED);
+    }
+}
