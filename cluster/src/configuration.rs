@@ -101,7 +101,7 @@ fn kubelet(layout: &Layout, certificates: &Certificates) -> Value {
             "imagefs.available": "1Gi",
             "memory.available": "100Mi",
             "nodefs.available": "1Gi",
-            "nodefs.inodesFree": "5%",
+            "nodefs.inodesFree": "1%",
         },
         "healthzBindAddress": "127.0.0.1",
         "healthzPort": 10248,
