@@ -92,6 +92,8 @@ impl KeelsonRuntime {
         }
         let attachment = Attachment {
             uid: file.uid.clone(),
+            namespace: file.namespace.clone(),
+            name: file.name.clone(),
             netns: netns(file.shim_pid),
             ports: spec.port_mappings.clone(),
         };

@@ -72,12 +72,7 @@ impl KeelsonRuntime {
                 )
                 .map_err(other)?;
         }
-        let network = Network::new(
-            &config.bridge,
-            &config.table,
-            config.cluster_cidr,
-            &config.state_dir,
-        );
+        let network = Network::new(&config);
         let (events, _) = broadcast::channel(1024);
         let inner = Inner {
             config,

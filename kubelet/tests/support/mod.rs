@@ -195,6 +195,7 @@ impl Host {
             state_dir: directory.path().join("run"),
             container_root: directory.path().join("containers"),
             image_root: directory.path().join("images"),
+            cni_config_dir: directory.path().join("cni"),
             cgroup_root: format!("keelson-test-{}-{number}", std::process::id()),
             shim: shim(),
             ..Config::new("test-node")

@@ -6,12 +6,13 @@
 //! was translated to a pod of the same bridge; so the bridge's ports let a pod reach itself (hairpin).
 
 mod addresses;
+mod cni;
 mod link;
 mod nft;
 mod rules;
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use ipnet::{IpNet, Ipv4Net};
 use parking_lot::Mutex;
@@ -52,6 +53,14 @@ pub enum Error {
         /// Why not.
         message: String,
     },
+    /// A CNI plugin failed.
+    #[error("plugin type={plugin:?} failed: {reason}")]
+    Plugin {
+        /// Its type.
+        plugin: String,
+        /// Its reason.
+        reason: String,
+    },
     /// The rules were refused.
     #[error(transparent)]
     Rules(#[from] nft::NftError),
@@ -62,6 +71,10 @@ pub enum Error {
 pub struct Attachment {
     /// uid of the pod.
     pub uid: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
     /// Its network namespace.
     pub netns: PathBuf,
     /// hostPorts.
@@ -75,23 +88,29 @@ pub struct Network {
     table: String,
     cluster: Option<Ipv4Net>,
     addresses: Addresses,
+    plugins: cni::Plugins,
     range: Mutex<Option<Ipv4Net>>,
     /// Bridge and rules are made once a range, by one at a time.
     prepared: tokio::sync::Mutex<Option<Ipv4Net>>,
 }
 
 impl Network {
-    /// With its store of addresses in `state`.
-    pub fn new(bridge: &str, table: &str, cluster: Option<IpNet>, state: &Path) -> Self {
-        let cluster = match cluster {
+    /// With its store of addresses among the runtime's state.
+    pub fn new(config: &super::Config) -> Self {
+        let cluster = match config.cluster_cidr {
             Some(IpNet::V4(net)) => Some(net),
             _ => None,
         };
         Self {
-            bridge: bridge.to_owned(),
-            table: table.to_owned(),
+            bridge: config.bridge.clone(),
+            table: config.table.clone(),
             cluster,
-            addresses: Addresses::new(state),
+            addresses: Addresses::new(&config.state_dir),
+            plugins: cni::Plugins::new(
+                &config.cni_config_dir,
+                &config.cni_bin_dir,
+                &config.state_dir,
+            ),
             range: Mutex::default(),
             prepared: tokio::sync::Mutex::default(),
         }
@@ -111,11 +130,14 @@ impl Network {
 
     /// Whether pods can be attached.
     pub fn ready(&self) -> bool {
-        self.range.lock().is_some()
+        self.range.lock().is_some() || matches!(self.plugins.network(), Ok(Some(_)))
     }
 
     /// Gives a pod its address. Repeated, it answers the same.
     pub async fn attach(&self, attachment: &Attachment) -> Result<Vec<IpAddr>, Error> {
+        if let Some(network) = self.plugins.network()? {
+            return self.attach_by_plugins(network, attachment).await;
+        }
         let range = (*self.range.lock()).ok_or(Error::NoRange)?;
         self.prepare(range).await?;
         let address = self
@@ -147,8 +169,27 @@ impl Network {
         }
     }
 
+    async fn attach_by_plugins(
+        &self,
+        network: serde_json::Value,
+        attachment: &Attachment,
+    ) -> Result<Vec<IpAddr>, Error> {
+        // What an earlier attempt left would clash.
+        self.plugins.delete(&attachment.uid).await?;
+        let added = self.plugins.add(network, attachment).await;
+        if added.is_err()
+            && let Err(error) = self.plugins.delete(&attachment.uid).await
+        {
+            tracing::warn!(%error, "cannot undo a half-made network");
+        }
+        added
+    }
+
     /// Takes a pod's address and ports back. Fine if it has none.
     pub async fn detach(&self, uid: &str) -> Result<(), Error> {
+        if self.plugins.has(uid) {
+            return self.plugins.delete(uid).await;
+        }
         link::remove(&host_name(uid)).await?;
         if self.addresses.release(uid)? {
             self.write_ports().await?;
@@ -158,12 +199,12 @@ impl Network {
 
     /// Gives back what belongs to no pod any more, and writes the rules of the others anew.
     pub async fn keep_only(&self, uids: &std::collections::BTreeSet<String>) -> Result<(), Error> {
-        for uid in self
+        let owners = self
             .addresses
             .owners()?
             .into_iter()
-            .filter(|uid| !uids.contains(uid))
-        {
+            .chain(self.plugins.owners());
+        for uid in owners.filter(|uid| !uids.contains(uid)) {
             self.detach(&uid).await?;
         }
         Ok(())
