@@ -303,10 +303,8 @@ mod tests {
         let unified = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"]
             .into_iter()
             .map(Path::new);
-        let Some(root) = unified
-            .filter(|path| path.join("cgroup.controllers").exists())
-            .next()
-        else {
+        let mut unified = unified;
+        let Some(root) = unified.find(|path| path.join("cgroup.controllers").exists()) else {
             eprintln!("SKIPPED: needs a cgroup v2 hierarchy");
             return;
         };

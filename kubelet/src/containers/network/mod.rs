@@ -8,13 +8,13 @@
 mod addresses;
 mod cni;
 mod link;
-mod nft;
 mod rules;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use ipnet::{IpNet, Ipv4Net};
+use keelson_net::nft::{Nft as _, NftError};
 use parking_lot::Mutex;
 
 use crate::runtime::PortMapping;
@@ -63,7 +63,7 @@ pub enum Error {
     },
     /// The rules were refused.
     #[error(transparent)]
-    Rules(#[from] nft::NftError),
+    Rules(#[from] NftError),
 }
 
 /// What a pod's network is made for.
@@ -225,7 +225,9 @@ impl Network {
             link::sysctl(&format!("net/ipv4/conf/{}/{name}", self.bridge), value)?;
         }
         let cluster = self.cluster.unwrap_or(range);
-        nft::apply(&rules::base(&self.table, &self.bridge, cluster, range)).await?;
+        keelson_net::nft::Command
+            .apply(&rules::base(&self.table, &self.bridge, cluster, range))
+            .await?;
         self.write_ports().await?;
         rules::pass_forward_drop(&self.bridge).await;
         *prepared = Some(range);
@@ -234,7 +236,9 @@ impl Network {
 
     async fn write_ports(&self) -> Result<(), Error> {
         let ports = self.addresses.ports()?;
-        Ok(nft::apply(&rules::ports(&self.table, &ports)).await?)
+        Ok(keelson_net::nft::Command
+            .apply(&rules::ports(&self.table, &ports))
+            .await?)
     }
 }
 
