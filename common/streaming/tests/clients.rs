@@ -1,5 +1,7 @@
 //! The server's side against clients written here: WebSocket v5 and base64, SPDY exec, port-forward in both carriers.
 
+#![allow(clippy::unwrap_used)] // a test fails by panicking
+
 use bytes::{Bytes, BytesMut};
 use futures::{SinkExt, StreamExt};
 use http::{HeaderMap, HeaderName, HeaderValue};

@@ -180,7 +180,7 @@ struct Builder<'a> {
 }
 
 impl Builder<'_> {
-    async fn from_sources(&self, vars: &mut Vec<(String, String)>) -> Result<(), EnvError> {
+    async fn sources(&self, vars: &mut Vec<(String, String)>) -> Result<(), EnvError> {
         for source in self.container.env_from.iter().flatten() {
             let prefix = source.prefix.clone().unwrap_or_default();
             let mut pairs: Vec<(String, String)> = Vec::new();
@@ -365,7 +365,7 @@ pub async fn build(
         capacity: facts.capacity,
     };
     let mut vars = Vec::new();
-    builder.from_sources(&mut vars).await?;
+    builder.sources(&mut vars).await?;
     for var in container.env.iter().flatten() {
         let value = match &var.value {
             Some(value) if !value.is_empty() => {

@@ -285,14 +285,10 @@ async fn spec(
     })
 }
 
-/// User the container runs as, where it is known without looking into the image's files.
-fn user(spec: &ContainerSpec, image: &Image) -> Option<(i64, i64, Vec<i64>)> {
-    let uid = spec
-        .security
-        .run_as_user
-        .or(image.uid)
-        .or(image.user.is_none().then_some(0))?;
-    let gid = spec.security.run_as_group.unwrap_or(0);
+/// User the container runs as, where that is known without looking into the image's files.
+fn user(spec: &ContainerSpec) -> Option<(i64, i64, Vec<i64>)> {
+    let uid = spec.security.run_as_user?;
+    let gid = spec.security.run_as_group?;
     let mut groups = vec![gid];
     groups.extend(
         spec.security
@@ -371,7 +367,7 @@ pub async fn start(host: &Host, request: &Request<'_>) -> Result<Started, Failur
         "Container started",
     );
     Ok(Started {
-        user: user(&spec, request.image),
+        user: user(&spec),
         resources: spec.resources,
     })
 }

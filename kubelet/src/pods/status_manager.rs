@@ -107,16 +107,30 @@ pub fn patch(old: &PodStatus, new: &PodStatus) -> Result<Option<Value>, serde_js
 }
 
 fn changed_conditions(old: Option<&Value>, new: &Value) -> Vec<Value> {
-    let old = old.and_then(Value::as_array);
-    let list = new.as_array().into_iter().flatten();
-    list.filter(|condition| {
+    let old: Vec<&Value> = old
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .collect();
+    let mut changed = Vec::new();
+    for condition in new.as_array().into_iter().flatten() {
         let own = condition["type"]
             .as_str()
             .is_some_and(|t| OWN_CONDITIONS.contains(&t));
-        own && !old.into_iter().flatten().any(|o| o == *condition)
-    })
-    .cloned()
-    .collect()
+        if !own || old.contains(&condition) {
+            continue;
+        }
+        let mut condition = condition.clone();
+        let before = old.iter().find(|o| o["type"] == condition["type"]);
+        // Elements are merged: what a condition no longer says has to be taken back.
+        for key in ["reason", "message"] {
+            if before.is_some_and(|b| b.get(key).is_some()) && condition.get(key).is_none() {
+                condition[key] = Value::Null;
+            }
+        }
+        changed.push(condition);
+    }
+    changed
 }
 
 impl Statuses {
@@ -319,7 +333,7 @@ mod tests {
     #[test]
     fn only_what_changed_and_only_ours() {
         let old = status(
-            json!({"phase": "Pending", "reason": "X", "conditions": [{"type": "Ready", "status": "False"}, {"type": "Other", "status": "True"}], "podIPs": [{"ip": "1.1.1.1"}]}),
+            json!({"phase": "Pending", "reason": "X", "conditions": [{"type": "Ready", "status": "False", "reason": "R"}, {"type": "Other", "status": "True"}], "podIPs": [{"ip": "1.1.1.1"}]}),
         );
         let new = status(
             json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}, {"type": "Other", "status": "False"}], "podIPs": [{"ip": "2.2.2.2"}]}),
@@ -327,7 +341,7 @@ mod tests {
         let patch = patch(&old, &new).unwrap().unwrap();
         assert_eq!(
             patch,
-            json!({"phase": "Running", "reason": null, "conditions": [{"type": "Ready", "status": "True"}], "podIPs": [{"$patch": "replace"}, {"ip": "2.2.2.2"}]})
+            json!({"phase": "Running", "reason": null, "conditions": [{"type": "Ready", "status": "True", "reason": null}], "podIPs": [{"$patch": "replace"}, {"ip": "2.2.2.2"}]})
         );
         assert_eq!(super::patch(&new, &new).unwrap(), None);
     }

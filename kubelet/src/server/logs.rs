@@ -253,12 +253,10 @@ async fn read(
                 "log line is too long",
             ));
         }
-        if !out.is_empty() && (out.len() >= CHUNK || count == 0 || follow.is_some()) {
-            if sender
-                .send(Ok(Frame::data(Bytes::from(std::mem::take(&mut out)))))
-                .await
-                .is_err()
-            {
+        let full = out.len() >= CHUNK || count == 0 || follow.is_some();
+        if full && !out.is_empty() {
+            let chunk = Bytes::from(std::mem::take(&mut out));
+            if sender.send(Ok(Frame::data(chunk))).await.is_err() {
                 return Ok(());
             }
         }

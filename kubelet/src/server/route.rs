@@ -101,16 +101,16 @@ fn missing(namespace: &str, name: &str) -> Response<Body> {
 }
 
 /// `<namespace>/<pod>[/<uid>]/<container>`.
-fn place(server: &Server, parts: &[String]) -> Result<Place, Response<Body>> {
+fn place(server: &Server, parts: &[String]) -> Result<Place, Box<Response<Body>>> {
     let (namespace, name, uid, container) = match parts {
         [namespace, name, container] => (namespace, name, None, container),
         [namespace, name, uid, container] => (namespace, name, Some(uid.as_str()), container),
-        _ => return Err(answer::not_found()),
+        _ => return Err(Box::new(answer::not_found())),
     };
     let pod = server
         .pods
         .find(namespace, name, uid)
-        .ok_or_else(|| missing(namespace, name))?;
+        .ok_or_else(|| Box::new(missing(namespace, name)))?;
     Ok(Place {
         pod,
         container: container.clone(),
@@ -201,13 +201,13 @@ pub async fn answer(
         ("configz", 0) => answer::json(&json!({"kubeletconfig": &*server.host.config})),
         ("containerLogs", 3) => match place(server, rest) {
             Ok(place) => logs::answer(server, &place, &query).await,
-            Err(response) => response,
+            Err(response) => *response,
         },
         ("exec" | "attach", _) => match place(server, rest) {
             Ok(place) => {
                 streams::remote_command(server, request, place, &query, first == "exec").await
             }
-            Err(response) => response,
+            Err(response) => *response,
         },
         ("portForward", 2 | 3) => {
             let uid = rest.get(2).map(String::as_str);
@@ -218,7 +218,7 @@ pub async fn answer(
         }
         ("run", _) if request.method() == Method::POST => match place(server, rest) {
             Ok(place) => streams::run(server, &place, &query).await,
-            Err(response) => response,
+            Err(response) => *response,
         },
         ("logs", _) if server.host.config.enable_system_log_handler => files::answer(rest),
         _ => answer::not_found(),

@@ -188,7 +188,7 @@ impl ReadLoop {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .contains_key(&id);
-        if id % 2 == 0 || known {
+        if id.is_multiple_of(2) || known {
             // PROTOCOL_ERROR.
             return self.tell(Control::Reset(id, 1)).await;
         }
