@@ -1,5 +1,6 @@
 //! All controllers against a whole API server on a memory store, each as its own service account; a few lines play scheduler and
 //! kubelet.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -2,7 +2,7 @@
 
 mod plan;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +14,8 @@ use keelson_runtime::expectations::Expectations;
 use keelson_runtime::recorder::{Kind, reference};
 use keelson_runtime::{Event, Informer, Key, Outcome, Queue, owners, write};
 use kube::{Api, Error, ResourceExt};
+use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use crate::adoption;
 use crate::context::{Context, StartError, now};
@@ -25,6 +27,9 @@ use crate::pod_index::Pods;
 use crate::revision::{self, History, RevisionError, Subject};
 use plan::{Plan, Snapshot};
 
+/// The first pause before a daemon that ended is replaced again, doubled each time.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(900);
 /// Pods created or deleted in one go at most.
 const BURST: usize = 250;
 
@@ -37,6 +42,8 @@ struct Controller {
     queue: Arc<Queue<Key>>,
     expectations: Expectations,
     control: PodControl,
+    /// How often daemons of a set ended on a node, and when the last was deleted.
+    ended: Mutex<HashMap<(Key, String), (u32, Instant)>>,
 }
 
 /// Starts the controller.
@@ -49,6 +56,7 @@ pub fn start(context: Context) -> Result<Task, StartError> {
         queue: Queue::new("daemonset"),
         expectations: Expectations::default(),
         control: PodControl::new(context.client.clone(), context.recorder.clone()),
+        ended: Mutex::new(HashMap::new()),
         context,
     });
     controller.listen();
@@ -72,6 +80,8 @@ impl Controller {
             let Some(set) = event.object() else { return };
             if matches!(event, Event::Deleted(_)) {
                 this.expectations.forget(&Key::of(&**set));
+                let key = Key::of(&**set);
+                this.ended.lock().retain(|(owner, _), _| *owner != key);
             }
             this.queue.add(Key::of(&**set));
         });
@@ -199,12 +209,13 @@ impl Controller {
             hash: &hash,
             now: now(),
         };
-        let result = if sync {
-            self.carry_out(key, &set, &hash, plan::plan(&snapshot))
-                .await
+        let mut plan = if sync {
+            plan::plan(&snapshot)
         } else {
-            Ok(())
+            Plan::default()
         };
+        let pause = self.hold_back(key, &mut plan);
+        let result = self.carry_out(key, &set, &hash, plan).await;
         if sync && result.is_ok() {
             let live: HashSet<_> = pods
                 .iter()
@@ -232,12 +243,41 @@ impl Controller {
             .and_then(|spec| spec.min_ready_seconds)
             .unwrap_or(0);
         let waiting = seconds > 0 && status.number_ready != status.number_available.unwrap_or(0);
-        let pause = Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
-        Ok(if waiting {
-            Outcome::After(pause)
-        } else {
-            Outcome::Done
-        })
+        let available = waiting.then(|| Duration::from_secs(u64::try_from(seconds).unwrap_or(0)));
+        Ok([pause, available]
+            .into_iter()
+            .flatten()
+            .min()
+            .map_or(Outcome::Done, Outcome::After))
+    }
+
+    /// A daemon that ends as soon as it starts is replaced ever more slowly; says when the next may be.
+    fn hold_back(&self, key: &Key, plan: &mut Plan) -> Option<Duration> {
+        let mut ended = self.ended.lock();
+        ended.retain(|_, (_, last)| last.elapsed() < LONGEST_PAUSE * 2);
+        let mut next: Option<Duration> = None;
+        let (delete, now) = (&mut plan.delete, Instant::now());
+        plan.ended.retain(|pod| {
+            let entry = ended
+                .entry((key.clone(), pod::node(pod).to_owned()))
+                .or_insert((0, now));
+            let pause = FIRST_PAUSE
+                .saturating_mul(2u32.saturating_pow(entry.0.min(16)))
+                .min(LONGEST_PAUSE);
+            let left = if entry.0 == 0 {
+                Duration::ZERO
+            } else {
+                pause.saturating_sub(entry.1.elapsed())
+            };
+            if left.is_zero() {
+                *entry = (entry.0.saturating_add(1), now);
+                return true;
+            }
+            delete.retain(|other| other.metadata.uid != pod.metadata.uid);
+            next = Some(next.map_or(left, |next| next.min(left)));
+            false
+        });
+        next
     }
 
     async fn history(
