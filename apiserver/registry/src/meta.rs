@@ -212,10 +212,20 @@ fn owners(errors: &mut ErrorList, meta: &Value, path: &Path<'_>) {
     }
 }
 
+/// Finalizers that need no domain.
+const STANDARD_FINALIZERS: [&str; 3] = ["kubernetes", "orphan", "foregroundDeletion"];
+
 fn finalizers(errors: &mut ErrorList, meta: &Value, path: &Path<'_>) {
     let list = meta.items("finalizers");
     for finalizer in list.iter().filter_map(Value::as_str) {
         faults(errors, path, finalizer, names::qualified_name(finalizer));
+    }
+    for (i, finalizer) in list.iter().enumerate() {
+        let name = finalizer.as_str().unwrap_or_default();
+        if !name.contains('/') && !STANDARD_FINALIZERS.contains(&name) {
+            let why = "name is neither a standard finalizer name nor is it fully qualified";
+            errors.push(Error::invalid(&path.index(i), name, why));
+        }
     }
     let has = |name: &str| list.iter().any(|f| f == name);
     if has("orphan") && has("foregroundDeletion") {

@@ -39,6 +39,10 @@ pub async fn log(
     let Ok(node) = target::node_of(&pod) else {
         let mut nothing = http::Response::new(Body::Empty);
         *nothing.status_mut() = http::StatusCode::NO_CONTENT;
+        let uncached = http::HeaderValue::from_static("no-cache, private");
+        nothing
+            .headers_mut()
+            .insert(http::header::CACHE_CONTROL, uncached);
         return Ok(nothing);
     };
     let mut query = String::new();
@@ -63,7 +67,7 @@ pub async fn log(
         encode(&name),
         encode(&container)
     );
-    let target = kubelet(server, node, with_query(path, &query)).await?;
+    let target = kubelet_of_pod(server, node, with_query(path, &query)).await?;
     let mut answer = forward(request, &target).await?;
     let code = answer.status().as_u16();
     if (200..=206).contains(&code) {
@@ -208,7 +212,7 @@ async fn stream(
         encode(&name),
         encode(&container)
     );
-    let target = kubelet(server, &node, with_query(path, &query)).await?;
+    let target = kubelet_of_pod(server, &node, with_query(path, &query)).await?;
     let phase = pod
         .pointer("/status/phase")
         .and_then(Value::as_str)
@@ -244,7 +248,7 @@ pub async fn port_forward(
         push(&mut query, "port", port);
     }
     let path = format!("/portForward/{}/{}", encode(&namespace), encode(&name));
-    let target = kubelet(server, &node, with_query(path, &query)).await?;
+    let target = kubelet_of_pod(server, &node, with_query(path, &query)).await?;
     upgraded(request, &target).await
 }
 
@@ -288,20 +292,23 @@ pub async fn connect(
     write.validate(&mut admitted).await
 }
 
+/// The kubelet of a pod's node. Upstream names the pods' resource where the node is missing.
+async fn kubelet_of_pod(server: &Server, node: &str, path_and_query: String) -> ApiResult<Target> {
+    kubelet(server, node, path_and_query)
+        .await
+        .map_err(|e| match e.is_not_found() {
+            true => Status::not_found(Qualified::new("", "pods"), node),
+            false => e,
+        })
+}
+
 /// The kubelet of a node, to be asked for a path.
 pub async fn kubelet(server: &Server, node: &str, path_and_query: String) -> ApiResult<Target> {
     let nodes = server
         .resources
         .get("", "v1", "nodes")
         .ok_or_else(Status::no_such_path)?;
-    let entry =
-        objects::fresh(server, nodes, "", node)
-            .await
-            .map_err(|e| match e.is_not_found() {
-                // Upstream names the pods' resource here.
-                true => Status::not_found(Qualified::new("", "pods"), node),
-                false => e,
-            })?;
+    let entry = objects::fresh(server, nodes, "", node).await?;
     let (host, port) = target::kubelet(&nodes.object(&entry)?, &server.options.kubelet_addresses)?;
     Ok(Target {
         host,

@@ -52,7 +52,7 @@ pub fn json(original: &Value, patch: &[u8]) -> Result<Value, PatchError> {
     let operations: Vec<Value> = serde_json::from_slice(patch).map_err(|error| {
         PatchError::Invalid(match serde_json::from_slice::<Value>(patch) {
             Ok(value) => format!(
-                "json: cannot unmarshal {} into Go value of type jsonpatch.Patch",
+                "error decoding patch: json: cannot unmarshal {} into Go value of type []handlers.jsonPatchOp",
                 kind(&value)
             ),
             Err(_) => format!("error decoding patch: {error}"),
@@ -167,7 +167,7 @@ mod tests {
         assert_eq!(test.unwrap_err().code(), 422);
         assert_eq!(
             json(&object, b"{}").unwrap_err().to_string(),
-            "json: cannot unmarshal object into Go value of type jsonpatch.Patch"
+            "error decoding patch: json: cannot unmarshal object into Go value of type []handlers.jsonPatchOp"
         );
         assert_eq!(json(&object, b"[").unwrap_err().code(), 400);
         let many = format!(
