@@ -70,17 +70,7 @@ pub async fn assemble(
         issuers: options.service_account_issuers.clone(),
         keys: Arc::new(keys(&options)?),
     });
-    let tokens: Vec<Arc<dyn TokenAuthenticator>> = vec![Arc::new(ServiceAccountTokens::new(
-        issuer.clone(),
-        options.api_audiences.clone(),
-        objects.clone(),
-    ))];
-    let authenticator = Authenticator::new(Config {
-        client_ca_pem: options.client_ca.clone(),
-        front_proxy: options.front_proxy.clone(),
-        tokens,
-        anonymous_paths: ANONYMOUS_PATHS.iter().map(|p| (*p).to_owned()).collect(),
-    })?;
+    let authenticator = authenticator(&options, &issuer, &objects)?;
     let token_requests = TokenRequests {
         issuer: issuer.clone(),
         audiences: options.api_audiences.clone(),
@@ -146,9 +136,15 @@ pub async fn assemble(
         stop,
     });
     server.cache.ready().await;
+    feed(&server, rbac, node).await;
+    Ok(server)
+}
+
+/// Lets the authorizers see everything stored, and follow it from then on.
+async fn feed(server: &Arc<Server>, rbac: Arc<Index>, node: Arc<NodeAuthorizer>) {
     let node_graph = node.clone();
     feeds::start(
-        &server,
+        server,
         vec![
             Feed::new(
                 &[
@@ -176,7 +172,24 @@ pub async fn assemble(
         ],
     )
     .await;
-    Ok(server)
+}
+
+fn authenticator(
+    options: &Options,
+    issuer: &Arc<Issuer>,
+    objects: &Arc<dyn Lookup>,
+) -> Result<Authenticator, AssembleError> {
+    let tokens: Vec<Arc<dyn TokenAuthenticator>> = vec![Arc::new(ServiceAccountTokens::new(
+        issuer.clone(),
+        options.api_audiences.clone(),
+        objects.clone(),
+    ))];
+    Ok(Authenticator::new(Config {
+        client_ca_pem: options.client_ca.clone(),
+        front_proxy: options.front_proxy.clone(),
+        tokens,
+        anonymous_paths: ANONYMOUS_PATHS.iter().map(|p| (*p).to_owned()).collect(),
+    })?)
 }
 
 fn keys(options: &Options) -> Result<Keys, KeyError> {
