@@ -1,5 +1,5 @@
 # Thin: every target calls one thing. `make up` and `make test` are the two commands of README.
-.PHONY: up down build test check conformance upstream kubectl prerequisites
+.PHONY: up down build test check upstream kubectl prerequisites
 export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/local/go/bin
 
 up: build ## a running, secured cluster with the guide's example
@@ -27,6 +27,3 @@ test: ## everything that lands must pass
 
 check: ## formatting, lints, dependencies, tidiness
 	packaging/check
-
-conformance: build upstream ## upstream's conformance suite: FOCUS=, STAGE=, LIST=, CONTENT_TYPE=
-	e2e/conformance/run
