@@ -97,7 +97,7 @@ fn nodes_and_namespaces(c: &Cluster) -> Result<()> {
 
 fn example_answers(c: &Cluster) -> Result<()> {
     c.kubectl("rollout status deployment/api --timeout=90s")?;
-    let answer = c.kubectl("exec deploy/api -- wget -qO- -T 5 http://api-service:3000/settings")?;
+    let answer = c.kubectl("exec deploy/api -- /api fetch http://api-service:3000/settings")?;
     contains(
         &answer,
         &[
@@ -107,7 +107,9 @@ fn example_answers(c: &Cluster) -> Result<()> {
             "JWT_SECRET=(set)",
         ],
     )?;
-    let other = c.kubectl("exec deploy/api -- wget -qO- -T 5 http://api-service.default.svc.cluster.local:3000/version")?;
+    let other = c.kubectl(
+        "exec deploy/api -- /api fetch http://api-service.default.svc.cluster.local:3000/version",
+    )?;
     ensure!(other == "1.5.0\n", "{other}");
     Ok(())
 }
@@ -414,8 +416,7 @@ fn rollouts(c: &Cluster) -> Result<()> {
     c.kubectl("set image deploy/api api=myregistry/api:1.6.0")?;
     c.kubectl("rollout status deploy/api --timeout=180s")?;
     ensure!(
-        c.kubectl("exec deploy/api -- wget -qO- -T 5 http://api-service:3000/version")?
-            == "1.6.0\n"
+        c.kubectl("exec deploy/api -- /api fetch http://api-service:3000/version")? == "1.6.0\n"
     );
     contains(
         &c.kubectl("rollout history deploy/api")?,
@@ -437,7 +438,7 @@ fn run_expose_delete(c: &Cluster) -> Result<()> {
     c.kubectl("wait --for=condition=Ready pod/solo --timeout=60s")?;
     c.kubectl("expose pod solo --name=solo --port=80 --target-port=3000")?;
     wait_for("the exposed pod answers", SECONDS_30, || {
-        Ok(c.kubectl("exec ticker -- wget -qO- -T 3 http://solo/version")? == "1.5.0\n")
+        Ok(c.kubectl("exec ticker -- /api fetch http://solo/version")? == "1.5.0\n")
     })?;
     let started = Instant::now();
     c.kubectl("delete pod/solo svc/solo --grace-period=5")?;
@@ -630,8 +631,7 @@ fn killed_daemons(c: &Cluster) -> Result<()> {
         })?;
     }
     ensure!(
-        c.kubectl("exec deploy/api -- wget -qO- -T 5 http://api-service:3000/version")?
-            == "1.5.0\n"
+        c.kubectl("exec deploy/api -- /api fetch http://api-service:3000/version")? == "1.5.0\n"
     );
     let after = container_pids();
     ensure!(

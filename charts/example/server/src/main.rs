@@ -24,6 +24,10 @@ struct State {
 }
 
 fn main() -> std::io::Result<()> {
+    let mut arguments = std::env::args().skip(1);
+    if let (Some("fetch"), Some(url)) = (arguments.next().as_deref(), arguments.next()) {
+        return fetch(&url);
+    }
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGTERM);
     signals.add(Signal::SIGINT);
@@ -58,6 +62,36 @@ fn main() -> std::io::Result<()> {
     }
     println!("drained");
     Ok(())
+}
+
+/// `api fetch http://host:port/path`: prints a body, for looking at a Service from within a pod (Debian's static busybox crashes
+/// where its wget has to look up a name).
+fn fetch(url: &str) -> std::io::Result<()> {
+    let rest = url.strip_prefix("http://").unwrap_or(url);
+    let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+    let address = if authority.contains(':') {
+        authority.to_owned()
+    } else {
+        format!("{authority}:80")
+    };
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(DRAIN))?;
+    write!(
+        stream,
+        "GET /{path} HTTP/1.1\r\nhost: {authority}\r\nconnection: close\r\n\r\n"
+    )?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    match answer.split_once("\r\n\r\n") {
+        Some((head, body)) if head.starts_with("HTTP/1.1 200") => {
+            print!("{body}");
+            Ok(())
+        }
+        _ => Err(std::io::Error::other(format!(
+            "not a good answer: {}",
+            answer.lines().next().unwrap_or_default()
+        ))),
+    }
 }
 
 fn setting(name: &str) -> String {
