@@ -167,7 +167,12 @@ fn get_in_its_forms(c: &Cluster) -> Result<()> {
 }
 
 fn describe_and_events(c: &Cluster) -> Result<()> {
-    let pods = c.kubectl("describe pods -l app=api")?;
+    // Of several pods at once, newer kubectl leaves the events out.
+    let names = c.kubectl("get pods -l app=api -o name")?;
+    let pods = c.kubectl(&format!(
+        "describe {}",
+        names.lines().next().unwrap_or_default()
+    ))?;
     contains(
         &pods,
         &[
