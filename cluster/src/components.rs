@@ -173,6 +173,10 @@ fn controller_manager(facts: &Facts<'_>) -> Component {
         flag("authorization-kubeconfig", &kubeconfig),
         "--bind-address=127.0.0.1".into(),
         "--leader-elect=true".into(),
+        flag(
+            "leader-elect-identity-file",
+            facts.layout.run().join("kube-controller-manager.identity"),
+        ),
         "--allocate-node-cidrs=true".into(),
         format!("--cluster-cidr={POD_RANGE}"),
         format!("--service-cluster-ip-range={SERVICE_RANGE}"),
@@ -205,6 +209,10 @@ fn scheduler(facts: &Facts<'_>) -> Component {
         ),
         flag("authentication-kubeconfig", &kubeconfig),
         flag("authorization-kubeconfig", &kubeconfig),
+        flag(
+            "leader-elect-identity-file",
+            facts.layout.run().join("kube-scheduler.identity"),
+        ),
         "--bind-address=127.0.0.1".into(),
     ];
     component(
@@ -225,6 +233,8 @@ fn kubelet(facts: &Facts<'_>) -> Component {
         format!("--cgroup-root=/{}", layout.cgroup_root()),
         flag("keelson-image-root", layout.images()),
         flag("keelson-state-dir", layout.run().join("kubelet")),
+        flag("keelson-container-root", layout.state().join("containers")),
+        format!("--keelson-cluster={}", layout.name),
         flag("keelson-shim", facts.programs.ours.join("keelson-shim")),
         format!("--keelson-bridge={}", layout.bridge()),
         flag("keelson-container-logs-dir", layout.container_logs()),

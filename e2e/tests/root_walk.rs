@@ -2,6 +2,7 @@
 //!
 //! One cluster, one order, since each step stands on the one before; every step says what it looks at.
 
+use std::ffi::OsString;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -18,6 +19,7 @@ fn the_walk() -> Result<()> {
         eprintln!("SKIPPED: the walk {why}");
         return Ok(());
     }
+    let shared = ["/run/keelson", "/var/lib/keelson"].map(|folder| (folder, entries(folder)));
     let cluster = Cluster::start("walk", &[])?;
     let steps: &[(&str, fn(&Cluster) -> Result<()>)] = &[
         ("nodes and namespaces", nodes_and_namespaces),
@@ -51,7 +53,7 @@ fn the_walk() -> Result<()> {
             started.elapsed().as_secs_f64()
         );
     }
-    nothing_is_left(cluster)
+    nothing_is_left(cluster, &shared)
 }
 
 fn contains(text: &str, wanted: &[&str]) -> Result<()> {
@@ -646,8 +648,23 @@ fn killed_daemons(c: &Cluster) -> Result<()> {
     Ok(())
 }
 
-fn nothing_is_left(cluster: Cluster) -> Result<()> {
+fn entries(folder: &str) -> Vec<OsString> {
+    let mut names: Vec<_> = std::fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.file_name())
+        .collect();
+    names.sort();
+    names
+}
+
+fn nothing_is_left(cluster: Cluster, shared: &[(&str, Vec<OsString>)]) -> Result<()> {
     drop(cluster);
+    for (folder, before) in shared {
+        // The default cluster's folders are not this one's to touch.
+        ensure!(entries(folder) == *before, "{folder} was changed");
+    }
     for folder in [
         "/run/keelson-walk",
         "/var/lib/keelson-walk",
