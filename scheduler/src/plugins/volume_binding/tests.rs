@@ -1,3 +1,5 @@
+//! Claims, volumes and nodes in small scenes: what VolumeBinding says of each.
+
 use serde_json::json;
 
 use super::*;
