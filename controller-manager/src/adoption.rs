@@ -26,6 +26,22 @@ where
     O: Namespaced,
     K: Namespaced,
 {
+    claim_with(client, owner, selector, candidates, adoptable, &[]).await
+}
+
+/// As [`claim`]; what is adopted gets these finalizers too.
+pub async fn claim_with<O, K>(
+    client: &Client,
+    owner: &O,
+    selector: &Selector,
+    candidates: impl IntoIterator<Item = Arc<K>>,
+    adoptable: impl Fn(&K) -> bool,
+    finalizers: &[&str],
+) -> Result<Vec<Arc<K>>, Error>
+where
+    O: Namespaced,
+    K: Namespaced,
+{
     let meta = owner.meta();
     let uid = meta.uid.as_deref().unwrap_or_default();
     let deleting = meta.deletion_timestamp.is_some();
@@ -49,7 +65,7 @@ where
                     Some(allowed) => allowed,
                     None => *allowed.insert(may_adopt(client, owner).await?),
                 };
-                if allowed && let Some(object) = adopt(&api, owner, &*object).await? {
+                if allowed && let Some(object) = adopt(&api, owner, &*object, finalizers).await? {
                     mine.push(Arc::new(object));
                 }
             }
@@ -72,15 +88,23 @@ async fn may_adopt<O: Namespaced>(client: &Client, owner: &O) -> Result<bool, Er
 }
 
 /// `None` if the object is gone or was taken by another meanwhile.
-async fn adopt<O, K>(api: &Api<K>, owner: &O, object: &K) -> Result<Option<K>, Error>
+async fn adopt<O, K>(
+    api: &Api<K>,
+    owner: &O,
+    object: &K,
+    finalizers: &[&str],
+) -> Result<Option<K>, Error>
 where
     O: Namespaced,
     K: Namespaced + Debug,
 {
-    let patch = owners::adopt_patch(
+    let mut patch = owners::adopt_patch(
         &owners::controller_ref(owner),
         object.meta().uid.as_deref().unwrap_or_default(),
     );
+    if !finalizers.is_empty() {
+        patch["metadata"]["finalizers"] = finalizers.into();
+    }
     match write::patch_strategic(api, &object.name_any(), &patch).await {
         Ok(object) => Ok(Some(object)),
         Err(Error::Api(status)) if matches!(status.code, 404 | 409 | 422) => Ok(None),

@@ -8,6 +8,7 @@ use keelson_runtime::{Informers, Outcome, Queue, Recorder, reconciler};
 use kube::Client;
 use tokio_util::sync::CancellationToken;
 
+use crate::monitors::Monitors;
 use crate::options::Options;
 
 /// The surroundings of one controller.
@@ -19,6 +20,8 @@ pub struct Context {
     pub client: Client,
     /// The informers that all controllers share, with the manager's identity.
     pub informers: Arc<Informers>,
+    /// The watches of all kinds' metadata.
+    pub monitors: Arc<Monitors>,
     /// Records events in the controller's name.
     pub recorder: Recorder,
     /// The command line.

@@ -20,6 +20,7 @@ use tracing::{error, info, warn};
 use crate::context::Context;
 use crate::controllers::{self, Controller};
 use crate::identity::Identities;
+use crate::monitors::Monitors;
 use crate::options::Options;
 
 const NAME: &str = "kube-controller-manager";
@@ -94,12 +95,13 @@ pub fn start_all(
     stop: &CancellationToken,
 ) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
+    let monitors = Arc::new(Monitors::new(informers.client().clone(), informers.clone()));
     for controller in controllers::ALL {
         if !options.enabled(controller.name, controller.on_by_default) {
             info!(controller = controller.name, "controller is disabled");
             continue;
         }
-        let context = context_of(controller, identities, informers, options, stop);
+        let context = context_of(controller, identities, &monitors, options, stop);
         match (controller.start)(context) {
             Ok(task) => {
                 tasks.spawn(async move {
@@ -110,13 +112,17 @@ pub fn start_all(
             Err(error) => error!(controller = controller.name, %error, "controller not started"),
         }
     }
+    if monitors.is_wanted() {
+        let stop = stop.clone();
+        tasks.spawn(async move { monitors.run(stop).await });
+    }
     tasks
 }
 
 fn context_of(
     controller: &Controller,
     identities: &Identities,
-    informers: &Arc<Informers>,
+    monitors: &Arc<Monitors>,
     options: &Arc<Options>,
     stop: &CancellationToken,
 ) -> Context {
@@ -125,7 +131,8 @@ fn context_of(
         name: controller.name,
         recorder: Recorder::core(client.clone(), controller.account, None),
         client,
-        informers: informers.clone(),
+        informers: monitors.informers().clone(),
+        monitors: monitors.clone(),
         options: options.clone(),
         stop: stop.clone(),
     }

@@ -83,6 +83,9 @@ pub struct Options {
     /// How long certificates are signed for at most.
     #[arg(long, value_parser = duration, default_value = "8760h")]
     pub cluster_signing_duration: Duration,
+    /// Authorities of single signers.
+    #[command(flatten)]
+    pub signing: SigningOptions,
     /// How often node health is looked at.
     #[arg(long, value_parser = duration, default_value = "5s")]
     pub node_monitor_period: Duration,
@@ -125,6 +128,21 @@ pub struct Options {
     /// How often horizontal autoscalers are looked at.
     #[arg(long, value_parser = duration, default_value = "15s")]
     pub horizontal_pod_autoscaler_sync_period: Duration,
+    /// How long a lower recommendation must stand before it is followed, unless a behaviour says otherwise.
+    #[arg(long, value_parser = duration, default_value = "5m")]
+    pub horizontal_pod_autoscaler_downscale_stabilization: Duration,
+    /// The part by which the load may differ from its target without any effect.
+    #[arg(long, default_value_t = 0.1)]
+    pub horizontal_pod_autoscaler_tolerance: f64,
+    /// How long after a pod's start its CPU use may be left out of account.
+    #[arg(long, value_parser = duration, default_value = "5m")]
+    pub horizontal_pod_autoscaler_cpu_initialization_period: Duration,
+    /// How long after a pod's start its changes of readiness count as its first readiness.
+    #[arg(long, value_parser = duration, default_value = "30s")]
+    pub horizontal_pod_autoscaler_initial_readiness_delay: Duration,
+    /// How long a token secret that nobody uses is kept.
+    #[arg(long, value_parser = duration, default_value = "8760h")]
+    pub legacy_service_account_token_clean_up_period: Duration,
     /// Feature gates, `Name=true|false`.
     #[arg(long, value_delimiter = ',')]
     pub feature_gates: Vec<String>,
@@ -146,6 +164,59 @@ pub struct Options {
     /// Logging.
     #[command(flatten)]
     pub log: LogOptions,
+}
+
+/// The `--cluster-signing-<signer>-…` flags.
+#[derive(Clone, Debug, Args)]
+pub struct SigningOptions {
+    /// Certificate of the authority of `kubernetes.io/kubelet-serving` (default: --cluster-signing-cert-file).
+    #[arg(
+        long = "cluster-signing-kubelet-serving-cert-file",
+        requires = "kubelet_serving_key_file"
+    )]
+    pub kubelet_serving_cert_file: Option<PathBuf>,
+    /// Its key.
+    #[arg(
+        long = "cluster-signing-kubelet-serving-key-file",
+        requires = "kubelet_serving_cert_file"
+    )]
+    pub kubelet_serving_key_file: Option<PathBuf>,
+    /// Certificate of the authority of `kubernetes.io/kube-apiserver-client-kubelet` (default: --cluster-signing-cert-file).
+    #[arg(
+        long = "cluster-signing-kubelet-client-cert-file",
+        requires = "kubelet_client_key_file"
+    )]
+    pub kubelet_client_cert_file: Option<PathBuf>,
+    /// Its key.
+    #[arg(
+        long = "cluster-signing-kubelet-client-key-file",
+        requires = "kubelet_client_cert_file"
+    )]
+    pub kubelet_client_key_file: Option<PathBuf>,
+    /// Certificate of the authority of `kubernetes.io/kube-apiserver-client` (default: --cluster-signing-cert-file).
+    #[arg(
+        long = "cluster-signing-kube-apiserver-client-cert-file",
+        requires = "kube_apiserver_client_key_file"
+    )]
+    pub kube_apiserver_client_cert_file: Option<PathBuf>,
+    /// Its key.
+    #[arg(
+        long = "cluster-signing-kube-apiserver-client-key-file",
+        requires = "kube_apiserver_client_cert_file"
+    )]
+    pub kube_apiserver_client_key_file: Option<PathBuf>,
+    /// Certificate of the authority of `kubernetes.io/legacy-unknown` (default: --cluster-signing-cert-file).
+    #[arg(
+        long = "cluster-signing-legacy-unknown-cert-file",
+        requires = "legacy_unknown_key_file"
+    )]
+    pub legacy_unknown_cert_file: Option<PathBuf>,
+    /// Its key.
+    #[arg(
+        long = "cluster-signing-legacy-unknown-key-file",
+        requires = "legacy_unknown_cert_file"
+    )]
+    pub legacy_unknown_key_file: Option<PathBuf>,
 }
 
 /// The `--leader-elect…` flags.

@@ -56,6 +56,35 @@ pub fn ready_since(pod: &Pod) -> Option<Timestamp> {
     ready.last_transition_time.as_ref().map(|time| time.0)
 }
 
+/// When the last of the pod's containers ended, or else when it was told to go.
+pub fn finished_at(pod: &Pod) -> Option<Timestamp> {
+    let status = pod.status.as_ref()?;
+    status
+        .container_statuses
+        .iter()
+        .flatten()
+        .filter_map(|container| {
+            Some(
+                container
+                    .state
+                    .as_ref()?
+                    .terminated
+                    .as_ref()?
+                    .finished_at
+                    .as_ref()?
+                    .0,
+            )
+        })
+        .max()
+        .or_else(|| pod.metadata.deletion_timestamp.as_ref().map(|time| time.0))
+        .or_else(|| {
+            condition(pod, "Ready")?
+                .last_transition_time
+                .as_ref()
+                .map(|time| time.0)
+        })
+}
+
 /// Whether the pod has been ready for `min_ready_seconds`.
 pub fn is_available(pod: &Pod, min_ready_seconds: i32, now: Timestamp) -> bool {
     is_ready(pod)

@@ -6,9 +6,11 @@ use k8s_openapi::api::core::v1::Pod;
 use keelson_runtime::{Informer, Informers, owners};
 
 use crate::pod;
+use crate::volume::pod_claims;
 
 const BY_OWNER: &str = "controller";
 const BY_NODE: &str = "node";
+const BY_CLAIM: &str = "claim";
 
 /// The pod informer with its indexes.
 #[derive(Clone)]
@@ -39,6 +41,7 @@ impl Pods {
                 None => orphans_of(pod.metadata.namespace.as_deref().unwrap_or_default()),
             }]
         });
+        informer.index_by(BY_CLAIM, pod_claims::claims);
         informer.index_by(BY_NODE, |pod| vec![pod::node(pod).to_owned()]);
         Self { informer }
     }
@@ -56,6 +59,11 @@ impl Pods {
     /// The pods bound to a node; those bound to none with an empty name.
     pub fn on_node(&self, node: &str) -> Vec<Arc<Pod>> {
         self.by_index(BY_NODE, node)
+    }
+
+    /// The pods that name a claim, by a volume of theirs.
+    pub fn of_claim(&self, namespace: &str, name: &str) -> Vec<Arc<Pod>> {
+        self.by_index(BY_CLAIM, &format!("{namespace}/{name}"))
     }
 
     /// How many pods are bound to a node.

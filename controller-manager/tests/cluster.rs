@@ -8,7 +8,11 @@ use std::time::Duration;
 use clap::Parser;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Service, ServiceAccount};
+use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod,
+    ReplicationController, ResourceQuota, Secret, Service, ServiceAccount,
+};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use keelson_runtime::{Informers, client};
@@ -47,6 +51,15 @@ async fn start() -> Cluster {
     let own = config("system:kube-controller-manager", &[]);
     let root = directory.path().join("ca.crt");
     std::fs::write(&root, server.ca()).unwrap();
+    let (signing, key) = (
+        directory.path().join("sign.crt"),
+        directory.path().join("sign.key"),
+    );
+    let pair = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::default();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    std::fs::write(&signing, params.self_signed(&pair).unwrap().pem()).unwrap();
+    std::fs::write(&key, pair.serialize_pem()).unwrap();
 
     let manager_client = client::from_kubeconfig(&own, "kube-controller-manager")
         .await
@@ -61,6 +74,12 @@ async fn start() -> Cluster {
         "--allocate-node-cidrs",
         "--root-ca-file",
         root.to_str().unwrap(),
+        "--cluster-signing-cert-file",
+        signing.to_str().unwrap(),
+        "--cluster-signing-key-file",
+        key.to_str().unwrap(),
+        "--service-account-private-key-file",
+        key.to_str().unwrap(),
     ])
     .unwrap();
     let stop = CancellationToken::new();
@@ -351,6 +370,194 @@ async fn jobs_end_stateful_sets_count_up_and_budgets_count() {
     assert!(pods.get_opt("db-1").await.unwrap().is_some());
     until("one disruption allowed", || async {
         (budgets.get("db").await.ok()?.status?.disruptions_allowed == Some(1)).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn quotas_are_exact_and_give_back_what_goes() {
+    let cluster = start().await;
+    let client = &cluster.client;
+    let quotas = Api::<ResourceQuota>::namespaced(client.clone(), "default");
+    let hard = json!({"count/configmaps": "4", "pods": "1", "count/deployments.apps": "2"});
+    create(
+        &quotas,
+        json!({"metadata": {"name": "q"}, "spec": {"hard": hard}}),
+    )
+    .await;
+    let used = |name: &'static str| {
+        let quotas = quotas.clone();
+        async move {
+            let used = quotas.get("q").await.ok()?.status?.used?;
+            Some(used.get(name)?.0.clone())
+        }
+    };
+    until("the root certificates to be counted", || async {
+        let maps = used("count/configmaps").await? == "1";
+        (maps && used("count/deployments.apps").await? == "0").then_some(())
+    })
+    .await;
+    let maps = Api::<ConfigMap>::namespaced(client.clone(), "default");
+    let tries = (0..64).map(|i| {
+        let maps = maps.clone();
+        async move {
+            let map = serde_json::from_value(json!({"metadata": {"name": format!("m{i}")}}));
+            maps.create(&PostParams::default(), &map.unwrap())
+                .await
+                .is_ok()
+        }
+    });
+    let made = futures::future::join_all(tries).await;
+    assert_eq!(made.iter().filter(|made| **made).count(), 3);
+    // A recount a moment later must not let a fifth in.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert_eq!(used("count/configmaps").await.as_deref(), Some("4"));
+    let one = made.iter().position(|made| *made).unwrap();
+    maps.delete(&format!("m{one}"), &DeleteParams::default())
+        .await
+        .unwrap();
+    until("the place to be free again", || async {
+        (used("count/configmaps").await? == "3").then_some(())
+    })
+    .await;
+
+    let controller = json!({"metadata": {"name": "rc"}, "spec": {"replicas": 2, "selector": {"a": "b"},
+        "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "v1"}]}}}});
+    let controllers = Api::<ReplicationController>::namespaced(client.clone(), "default");
+    create(&controllers, controller).await;
+    until("the failure to be told", || async {
+        let conditions = controllers.get("rc").await.ok()?.status?.conditions?;
+        let failure = conditions.iter().find(|c| c.type_ == "ReplicaFailure")?;
+        let message = failure.message.clone()?;
+        message.contains("exceeded quota: q").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn claims_are_bound_protected_and_let_go() {
+    let cluster = start().await;
+    let client = &cluster.client;
+    let volumes = Api::<PersistentVolume>::all(client.clone());
+    let claims = Api::<PersistentVolumeClaim>::namespaced(client.clone(), "default");
+    let size = |size: &str| json!({"storage": size});
+    for (name, capacity) in [("big", "10Gi"), ("fit", "2Gi")] {
+        let volume = json!({"metadata": {"name": name}, "spec": {"capacity": size(capacity), "accessModes": ["ReadWriteOnce"],
+            "hostPath": {"path": "/data"}, "storageClassName": "manual"}});
+        create(&volumes, volume).await;
+    }
+    let claim = json!({"metadata": {"name": "data"}, "spec": {"accessModes": ["ReadWriteOnce"], "storageClassName": "manual",
+        "resources": {"requests": size("1Gi")}}});
+    create(&claims, claim).await;
+    let phase = |name: &'static str| {
+        let volumes = volumes.clone();
+        async move { volumes.get(name).await.ok()?.status?.phase }
+    };
+    until("the binding", || async {
+        let claim = claims.get("data").await.ok()?;
+        let bound = claim.status?.phase? == "Bound" && claim.spec?.volume_name? == "fit";
+        (bound && phase("fit").await? == "Bound").then_some(())
+    })
+    .await;
+    let pods = Api::<Pod>::namespaced(client.clone(), "default");
+    let pod = json!({"metadata": {"name": "user"}, "spec": {"containers": [{"name": "c", "image": "v1"}],
+        "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "data"}},
+            {"name": "e", "ephemeral": {"volumeClaimTemplate": {"spec": {"accessModes": ["ReadWriteOnce"], "storageClassName": "manual",
+                "resources": {"requests": size("5Gi")}}}}}]}});
+    create(&pods, pod).await;
+    until("the pod to run", || async {
+        (pods.get("user").await.ok()?.status?.phase? == "Running").then_some(())
+    })
+    .await;
+    until("the ephemeral volume's claim", || async {
+        let claim = claims.get("user-e").await.ok()?;
+        (claim.status?.phase? == "Bound").then_some(())
+    })
+    .await;
+    claims
+        .delete("data", &DeleteParams::default())
+        .await
+        .unwrap();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(
+        claims
+            .get("data")
+            .await
+            .unwrap()
+            .metadata
+            .deletion_timestamp
+            .is_some(),
+        "held by the pod"
+    );
+    pods.delete("user", &DeleteParams::default().grace_period(0))
+        .await
+        .unwrap();
+    until("the claims to go", || async {
+        let gone = matches!(claims.get_opt("data").await, Ok(None));
+        (gone && matches!(claims.get_opt("user-e").await, Ok(None))).then_some(())
+    })
+    .await;
+    until("the volume to be released", || async {
+        (phase("fit").await? == "Released").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_are_signed_and_token_secrets_filled() {
+    let cluster = start().await;
+    let client = &cluster.client;
+    let requests = Api::<CertificateSigningRequest>::all(client.clone());
+    let pair = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::default();
+    params
+        .distinguished_name
+        .push(rcgen::DnType::CommonName, "joe");
+    let pem = params.serialize_request(&pair).unwrap().pem().unwrap();
+    let mut request: CertificateSigningRequest = serde_json::from_value(json!({"metadata": {"name": "joe"}, "spec": {
+        "request": "", "signerName": "kubernetes.io/kube-apiserver-client", "usages": ["client auth"]}}))
+    .unwrap();
+    request.spec.request = k8s_openapi::ByteString(pem.into_bytes());
+    let mut made = requests
+        .create(&PostParams::default(), &request)
+        .await
+        .unwrap();
+    made.status = Some(
+        serde_json::from_value(
+            json!({"conditions": [{"type": "Approved", "status": "True", "reason": "Test"}]}),
+        )
+        .unwrap(),
+    );
+    let _: CertificateSigningRequest = requests
+        .replace_subresource("approval", "joe", &PostParams::default(), &made)
+        .await
+        .unwrap();
+    until("the certificate", || async {
+        let certificate = requests.get("joe").await.ok()?.status?.certificate?;
+        certificate
+            .0
+            .starts_with(b"-----BEGIN CERTIFICATE-----")
+            .then_some(())
+    })
+    .await;
+
+    let accounts = Api::<ServiceAccount>::namespaced(client.clone(), "default");
+    create(&accounts, json!({"metadata": {"name": "bot"}})).await;
+    let secrets = Api::<Secret>::namespaced(client.clone(), "default");
+    let secret = json!({"metadata": {"name": "bot-token", "annotations": {"kubernetes.io/service-account.name": "bot"}},
+        "type": "kubernetes.io/service-account-token"});
+    create(&secrets, secret).await;
+    until("the token", || async {
+        let data = secrets.get("bot-token").await.ok()?.data?;
+        (data.contains_key("token") && data.contains_key("ca.crt")).then_some(())
+    })
+    .await;
+    accounts
+        .delete("bot", &DeleteParams::default())
+        .await
+        .unwrap();
+    until("the secret to go with its account", || async {
+        matches!(secrets.get_opt("bot-token").await, Ok(None)).then_some(())
     })
     .await;
 }

@@ -47,6 +47,9 @@ const COUNTED: [&str; 4] = [
     "resourcequotas",
 ];
 const CLASS_SUFFIX: &str = ".storageclass.storage.k8s.io/";
+const DEVICES_SUFFIX: &str = ".deviceclass.resource.k8s.io/devices";
+/// The devices that one request can be given at most: what "all" counts as.
+const ALL_DEVICES: i64 = 32;
 
 /// A resource whose objects are counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,22 +97,48 @@ impl Counted<'_> {
                     matches!(what, "persistentvolumeclaims" | "requests.storage")
                 });
         }
+        if self.is_resource_claims() {
+            return name.ends_with(DEVICES_SUFFIX);
+        }
         self.group.is_empty() && COUNTED.contains(&self.resource) && name == self.resource
+    }
+
+    fn is_resource_claims(&self) -> bool {
+        self.group == "resource.k8s.io" && self.resource == "resourceclaims"
+    }
+
+    /// Whether an object's content decides what it uses; of all others each counts one.
+    #[must_use]
+    pub fn looks_inside(&self) -> bool {
+        self.is_resource_claims()
+            || ["pods", "services", "persistentvolumeclaims"]
+                .iter()
+                .any(|resource| self.core(resource))
+    }
+
+    /// What each object uses whatever it holds.
+    #[must_use]
+    pub fn plain_usage(&self) -> ResourceList {
+        let mut used = ResourceList::new();
+        used.insert(self.count_name(), Quantity::from_value(1));
+        if self.group.is_empty() && COUNTED.contains(&self.resource) {
+            used.insert(self.resource.to_owned(), Quantity::from_value(1));
+        }
+        used
     }
 
     /// What an object uses.
     #[must_use]
     pub fn usage(&self, object: &Value) -> ResourceList {
-        let mut used = ResourceList::new();
-        used.insert(self.count_name(), Quantity::from_value(1));
+        let mut used = self.plain_usage();
         if self.core("pods") {
             pod_usage(object, &mut used);
         } else if self.core("services") {
             service_usage(object, &mut used);
         } else if self.core("persistentvolumeclaims") {
             claim_usage(object, &mut used);
-        } else if self.group.is_empty() && COUNTED.contains(&self.resource) {
-            used.insert(self.resource.to_owned(), Quantity::from_value(1));
+        } else if self.is_resource_claims() {
+            device_usage(object, &mut used);
         }
         used
     }
@@ -155,9 +184,43 @@ impl Counted<'_> {
         (!parts.is_empty()).then(|| format!("must specify {}", parts.join("; ")))
     }
 
+    /// What of an object the scopes of quotas look at.
+    #[must_use]
+    pub fn traits(&self, object: &Value) -> Traits {
+        if self.core("pods") {
+            Traits {
+                bounded: is_bounded(object),
+                best_effort: spec_of(object)
+                    .is_some_and(|spec| pod::qos_class(&spec) == QosClass::BestEffort),
+                crosses_namespaces: crosses_namespaces(object),
+                classes: named([text(object, "/spec/priorityClassName")]),
+            }
+        } else if self.core("persistentvolumeclaims") {
+            Traits {
+                classes: named([
+                    text(object, "/spec/volumeAttributesClassName"),
+                    text(object, "/status/currentVolumeAttributesClassName"),
+                    text(
+                        object,
+                        "/status/modifyVolumeStatus/targetVolumeAttributesClassName",
+                    ),
+                ]),
+                ..Traits::default()
+            }
+        } else {
+            Traits::default()
+        }
+    }
+
     /// Whether a quota's scopes take in an object.
     #[must_use]
     pub fn in_scope(&self, quota: &Value, object: &Value) -> bool {
+        self.in_scope_with(quota, &self.traits(object))
+    }
+
+    /// Whether a quota's scopes take in an object of these traits.
+    #[must_use]
+    pub fn in_scope_with(&self, quota: &Value, traits: &Traits) -> bool {
         let plain = items(quota, "/spec/scopes")
             .iter()
             .filter_map(Value::as_str)
@@ -173,15 +236,38 @@ impl Counted<'_> {
             });
         plain.chain(selected).all(|(scope, operator, values)| {
             if self.core("pods") {
-                pod_in_scope(object, scope, operator, &values)
-            } else if self.core("persistentvolumeclaims") && scope == "VolumeAttributesClass" {
-                let class = text(object, "/spec/volumeAttributesClassName");
-                selects(operator, &values, class)
+                pod_in_scope(traits, scope, operator, &values)
             } else {
-                false
+                self.core("persistentvolumeclaims")
+                    && scope == "VolumeAttributesClass"
+                    && selects(operator, &values, &traits.classes)
             }
         })
     }
+}
+
+/// What of an object the scopes of quotas look at.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Traits {
+    /// A pod that ends by itself.
+    pub bounded: bool,
+    /// A pod that asks for nothing.
+    pub best_effort: bool,
+    /// A pod with affinities across namespaces.
+    pub crosses_namespaces: bool,
+    /// The pod's priority class, or the claim's classes of volume attributes.
+    pub classes: Vec<String>,
+}
+
+fn named<const N: usize>(names: [&str; N]) -> Vec<String> {
+    let mut names: Vec<String> = names
+        .into_iter()
+        .filter(|name| !name.is_empty())
+        .map(str::to_owned)
+        .collect();
+    names.sort_unstable();
+    names.dedup();
+    names
 }
 
 /// Whether a pod ends by itself, which is one of the scopes.
@@ -257,6 +343,30 @@ fn service_usage(object: &Value, used: &mut ResourceList) {
     used.insert("services.loadbalancers".into(), count(balancers));
 }
 
+/// The devices that a claim may get of each class at most.
+fn device_usage(claim: &Value, used: &mut ResourceList) {
+    let count = |request: &Value| match text(request, "/allocationMode") {
+        "" | "ExactCount" => request.get("count").and_then(Value::as_i64).unwrap_or(1),
+        "All" => ALL_DEVICES,
+        _ => 0,
+    };
+    for request in items(claim, "/spec/devices/requests") {
+        let mut worst: BTreeMap<&str, i64> = BTreeMap::new();
+        for choice in items(request, "/firstAvailable")
+            .iter()
+            .chain(request.get("exactly"))
+        {
+            let most = worst.entry(text(choice, "/deviceClassName")).or_default();
+            *most = (*most).max(count(choice));
+        }
+        for (class, devices) in worst {
+            *used
+                .entry(format!("{class}{DEVICES_SUFFIX}"))
+                .or_insert(Quantity::ZERO) += Quantity::from_value(devices);
+        }
+    }
+}
+
 fn claim_usage(object: &Value, used: &mut ResourceList) {
     let old_class = object
         .pointer("/metadata/annotations/volume.beta.kubernetes.io~1storage-class")
@@ -276,26 +386,25 @@ fn claim_usage(object: &Value, used: &mut ResourceList) {
     }
 }
 
-fn pod_in_scope(pod: &Value, scope: &str, operator: &str, values: &[&str]) -> bool {
-    let best_effort =
-        || spec_of(pod).is_some_and(|spec| pod::qos_class(&spec) == QosClass::BestEffort);
+fn pod_in_scope(traits: &Traits, scope: &str, operator: &str, values: &[&str]) -> bool {
     match scope {
-        "Terminating" => is_bounded(pod),
-        "NotTerminating" => !is_bounded(pod),
-        "BestEffort" => best_effort(),
-        "NotBestEffort" => !best_effort(),
-        "PriorityClass" => selects(operator, values, text(pod, "/spec/priorityClassName")),
-        "CrossNamespacePodAffinity" => crosses_namespaces(pod),
+        "Terminating" => traits.bounded,
+        "NotTerminating" => !traits.bounded,
+        "BestEffort" => traits.best_effort,
+        "NotBestEffort" => !traits.best_effort,
+        "PriorityClass" => selects(operator, values, &traits.classes),
+        "CrossNamespacePodAffinity" => traits.crosses_namespaces,
         _ => false,
     }
 }
 
-fn selects(operator: &str, values: &[&str], name: &str) -> bool {
+fn selects(operator: &str, values: &[&str], names: &[String]) -> bool {
+    let among = |name: &String| values.contains(&name.as_str());
     match operator {
-        "Exists" => !name.is_empty(),
-        "DoesNotExist" => name.is_empty(),
-        "In" => !name.is_empty() && values.contains(&name),
-        "NotIn" => !values.contains(&name),
+        "Exists" => !names.is_empty(),
+        "DoesNotExist" => names.is_empty(),
+        "In" => names.iter().any(among),
+        "NotIn" => names.is_empty() || names.iter().any(|name| !among(name)),
         _ => false,
     }
 }
@@ -408,6 +517,26 @@ mod tests {
             resource: "services",
         };
         assert!(!services.in_scope(&scoped(json!(["BestEffort"])), &json!({})));
+    }
+
+    #[test]
+    fn device_claims_count_the_worst_choice() {
+        let claims = Counted {
+            group: "resource.k8s.io",
+            resource: "resourceclaims",
+        };
+        let claim = json!({"spec": {"devices": {"requests": [
+            {"name": "a", "exactly": {"deviceClassName": "gpu", "allocationMode": "ExactCount", "count": 2}},
+            {"name": "b", "firstAvailable": [{"deviceClassName": "gpu", "count": 1}, {"deviceClassName": "nic", "allocationMode": "All"}]}]}}});
+        assert_eq!(
+            show(&claims.usage(&claim)),
+            [
+                "count/resourceclaims.resource.k8s.io=1",
+                "gpu.deviceclass.resource.k8s.io/devices=3",
+                "nic.deviceclass.resource.k8s.io/devices=32"
+            ]
+        );
+        assert!(claims.uses("gpu.deviceclass.resource.k8s.io/devices") && claims.looks_inside());
     }
 
     #[test]

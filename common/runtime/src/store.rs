@@ -134,6 +134,12 @@ impl<K> Store<K> {
             .collect()
     }
 
+    /// How many objects a namespace has.
+    pub fn count_namespace(&self, namespace: &str) -> usize {
+        let inner = self.inner.read();
+        inner.namespaces.get(namespace).map_or(0, BTreeSet::len)
+    }
+
     /// All keys.
     pub fn keys(&self) -> Vec<Key> {
         self.inner.read().objects.keys().cloned().collect()

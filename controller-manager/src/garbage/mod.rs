@@ -1,13 +1,11 @@
 //! The garbage collector: dependents go with their last owner, before it (foreground), after it (background) or not at all (orphan).
 //!
-//! [`graph`] knows who depends on whom; [`monitors`] feed it; this looks at what the graph points out, always asking the API server
+//! [`graph`] knows who depends on whom; [`crate::monitors`] feed it; this looks at what the graph points out, always asking the API server
 //! itself before anything is deleted.
 
 mod graph;
-mod monitors;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::FutureExt;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
@@ -18,12 +16,12 @@ use kube::core::metadata::PartialObjectMeta;
 use kube::{Api, Client, Error};
 use parking_lot::Mutex;
 use serde_json::json;
-use tracing::{debug, info};
+use tracing::info;
 
 use crate::context::{Context, StartError};
 use crate::controllers::Task;
+use crate::monitors::{Monitors, Seen};
 use graph::{FOREGROUND, Graph, Identity, Kind, ORPHAN, Work};
-use monitors::{Monitors, Seen};
 
 type Meta = PartialObjectMeta<DynamicObject>;
 
@@ -42,7 +40,7 @@ struct Collector {
     client: Client,
     graph: Arc<Mutex<Graph>>,
     queue: Arc<Queue<Work>>,
-    monitors: Monitors,
+    monitors: Arc<Monitors>,
 }
 
 /// Starts the controller.
@@ -56,7 +54,7 @@ pub fn start(context: Context) -> Result<Task, StartError> {
     let queue: Arc<Queue<Work>> = Queue::new("garbage_collector_attempt_to_delete");
     let sink = {
         let (graph, queue) = (graph.clone(), queue.clone());
-        Arc::new(move |api: &Arc<ApiResource>, seen: Seen<'_>| {
+        Box::new(move |api: &Arc<ApiResource>, seen: Seen<'_>| {
             let work = match seen {
                 Seen::There(meta) => graph.lock().upsert(api, meta),
                 Seen::Gone(meta) => graph.lock().remove(meta.uid.as_deref().unwrap_or_default()),
@@ -66,8 +64,9 @@ pub fn start(context: Context) -> Result<Task, StartError> {
             }
         })
     };
+    context.monitors.listen(sink);
     let collector = Arc::new(Collector {
-        monitors: Monitors::new(context.client.clone(), context.informers.clone(), sink),
+        monitors: context.monitors.clone(),
         client: context.client.clone(),
         graph,
         queue,
@@ -77,22 +76,13 @@ pub fn start(context: Context) -> Result<Task, StartError> {
 
 async fn run(context: Context, collector: Arc<Collector>) {
     let stop = context.stop.clone();
-    let ready = async {
-        while let Err(error) = collector.monitors.refresh().await {
-            debug!(%error, "cannot discover kinds; trying again");
-            tokio::time::sleep(Duration::from_secs(1)).await;
-        }
-        collector.monitors.synced().await;
-    };
-    if stop.run_until_cancelled(ready).await.is_none() {
+    if stop
+        .run_until_cancelled(collector.monitors.ready())
+        .await
+        .is_none()
+    {
         return;
     }
-    let following = tokio::spawn({
-        let (collector, stop) = (collector.clone(), stop.clone());
-        async move {
-            stop.run_until_cancelled(collector.monitors.follow()).await;
-        }
-    });
     let workers = context.options.workers.garbage_collector;
     let queue = collector.queue.clone();
     let reconcile = move |work: Work| {
@@ -100,7 +90,6 @@ async fn run(context: Context, collector: Arc<Collector>) {
         async move { collector.attend(&work).await.map(|()| Outcome::Done) }
     };
     reconciler::run(queue, context.name, workers, stop, reconcile).await;
-    following.abort();
 }
 
 impl Collector {

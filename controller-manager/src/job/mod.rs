@@ -14,6 +14,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use k8s_openapi::api::batch::v1::{Job, JobStatus};
 use k8s_openapi::api::core::v1::{EnvVar, EnvVarSource, ObjectFieldSelector, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use keelson_api::selector::Selector;
 use keelson_runtime::expectations::Expectations;
 use keelson_runtime::recorder::{Kind, reference};
@@ -34,9 +35,6 @@ use crate::pod_control::{PodControl, all_at_once, from_template, slow_start};
 use crate::pod_index::Pods;
 use plan::{FINALIZER, INDEX, INDEX_FAILURES, Plan, Snapshot};
 
-/// The first pause after a failed pod, doubled for each further one.
-const FIRST_PAUSE: Duration = Duration::from_secs(10);
-const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 /// The value of `managedBy` that means this controller.
 const MANAGER: &str = "kubernetes.io/job-controller";
 
@@ -74,6 +72,11 @@ pub fn start(context: Context) -> Result<Task, StartError> {
     Ok(context.run(queue, workers, reconcile).boxed())
 }
 
+fn job_of(pod: &Pod) -> Option<&OwnerReference> {
+    owners::controller_of(&pod.metadata)
+        .filter(|owner| owner.kind == "Job" && owner.api_version.starts_with("batch/"))
+}
+
 fn is_held(pod: &Pod) -> bool {
     pod.finalizers()
         .iter()
@@ -102,9 +105,18 @@ impl Controller {
         let this = self.clone();
         self.pods.handle(move |event| {
             let Some(pod) = event.object() else { return };
-            let Some(owner) =
-                owners::controller_of(&pod.metadata).filter(|owner| owner.kind == "Job")
-            else {
+            let Some(owner) = job_of(pod) else {
+                // Let go by its Job: nobody else takes the finalizer off.
+                if is_held(pod) {
+                    this.queue.add(Key::of(&**pod));
+                }
+                if let Event::Updated { old, .. } = event
+                    && let Some(owner) = job_of(old)
+                {
+                    let namespace = old.metadata.namespace.as_deref().unwrap_or_default();
+                    this.queue.add(Key::new(namespace, owner.name.clone()));
+                }
+                this.wake_matching(pod);
                 return;
             };
             let key = Key::new(
@@ -155,12 +167,13 @@ impl Controller {
             .owned_by(uid)
             .into_iter()
             .chain(self.pods.orphans(&key.namespace));
-        let pods = adoption::claim(
+        let pods = adoption::claim_with(
             &self.context.client,
             &*job,
             &selector,
             candidates,
             pod::is_active,
+            &[FINALIZER],
         )
         .await?;
         let sync = self.expectations.satisfied(key);
@@ -176,7 +189,12 @@ impl Controller {
             plan.create.clear();
             plan.delete.clear();
         }
-        let pause = self.back_off(key, &pods, &released, &mut plan);
+        // Indexes that are retried one by one wait one by one, which the plan sees to.
+        let pause = if spec.backoff_limit_per_index.is_some() {
+            None
+        } else {
+            self.back_off(key, &pods, &released, &mut plan)
+        };
         self.settle(&job, &mut plan).await?;
         let active_before = plan.counted.active;
         self.carry_out(key, &job, &plan).await?;
@@ -187,11 +205,27 @@ impl Controller {
         Ok(again.map_or(Outcome::Done, Outcome::After))
     }
 
-    /// Whether the pod's Job is gone.
+    /// A pod without a controller may be one for a Job to take.
+    fn wake_matching(&self, pod: &Pod) {
+        if owners::controller_of(&pod.metadata).is_some() || !pod::is_active(pod) {
+            return;
+        }
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+        for job in self.jobs.list_namespace(namespace) {
+            let selector = job.spec.as_ref().and_then(|spec| spec.selector.as_ref());
+            if selector.is_some()
+                && Selector::from_label_selector(selector)
+                    .is_ok_and(|selector| selector.matches(pod.labels()))
+            {
+                self.queue.add(Key::of(&*job));
+            }
+        }
+    }
+
+    /// Whether the pod has no Job, or one that is gone.
     fn is_abandoned(&self, pod: &Pod) -> bool {
-        let Some(owner) = owners::controller_of(&pod.metadata).filter(|owner| owner.kind == "Job")
-        else {
-            return false;
+        let Some(owner) = job_of(pod) else {
+            return is_held(pod);
         };
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
         is_held(pod)
@@ -226,9 +260,7 @@ impl Controller {
             *entry = (entry.0.saturating_add(failed), Instant::now());
         }
         let (count, since) = failures.get(key).copied()?;
-        let delay = FIRST_PAUSE
-            .saturating_mul(2u32.saturating_pow(count.saturating_sub(1).min(16)))
-            .min(LONGEST_PAUSE);
+        let delay = plan::retry_pause(i32::try_from(count).unwrap_or(i32::MAX));
         let left = delay.saturating_sub(since.elapsed());
         if left.is_zero() || plan.create.is_empty() {
             return None;

@@ -174,6 +174,13 @@ fn survey(snapshot: &Snapshot<'_>, spec: &JobSpec) -> Census {
     census
 }
 
+/// How an index fares that failed before.
+#[derive(Clone, Copy, Default)]
+struct Retry {
+    failures: i32,
+    since: Option<Timestamp>,
+}
+
 struct Work<'a> {
     snapshot: &'a Snapshot<'a>,
     spec: JobSpec,
@@ -181,8 +188,8 @@ struct Work<'a> {
     plan: Plan,
     succeeded_indexes: Indexes,
     failed_indexes: Indexes,
-    /// Failures of indexes that are not given up.
-    retries: BTreeMap<i32, i32>,
+    /// Failures of indexes that are not given up, and when the last of them was.
+    retries: BTreeMap<i32, Retry>,
     fail_job: Option<String>,
 }
 
@@ -250,8 +257,13 @@ impl Work<'_> {
                     .push(pod::uid(pod).to_owned());
             }
         }
+        let replaced: BTreeSet<i32> = self
+            .census
+            .active
+            .iter()
+            .filter_map(|pod| index(pod))
+            .collect();
         for pod in &self.census.failed {
-            self.plan.release.push(pod.clone());
             let action = failure::action(&self.spec, pod);
             if let Action::FailJob(message) = &action {
                 self.fail_job.get_or_insert_with(|| message.clone());
@@ -260,11 +272,20 @@ impl Work<'_> {
                 let failures = index_failures(pod) + i32::from(action != Action::Ignore);
                 if action == Action::FailIndex || failures > limit {
                     self.failed_indexes.0.insert(index);
-                } else {
-                    let count = self.retries.entry(index).or_default();
-                    *count = (*count).max(failures);
+                } else if index < completions && !is_finished(self.snapshot.job) {
+                    let retry = self.retries.entry(index).or_default();
+                    retry.failures = retry.failures.max(failures);
+                    retry.since = retry.since.max(pod::finished_at(pod));
+                    // It knows how often its index failed: it stays until another pod has taken that over.
+                    if !replaced.contains(&index)
+                        && !self.succeeded_indexes.0.contains(&index)
+                        && self.fail_job.is_none()
+                    {
+                        continue;
+                    }
                 }
             }
+            self.plan.release.push(pod.clone());
             if action != Action::Ignore && known.insert(pod::uid(pod).to_owned()) {
                 uncounted
                     .failed
@@ -558,11 +579,25 @@ impl Work<'_> {
                 && !self.succeeded_indexes.0.contains(index)
                 && !self.failed_indexes.0.contains(index)
         });
-        let retries = &self.retries;
-        let create: Vec<_> = free
-            .take(usize::try_from(missing).unwrap_or(0))
-            .map(|index| (Some(index), retries.get(&index).copied().unwrap_or(0)))
-            .collect();
+        let free: Vec<i32> = free.collect();
+        let mut create = Vec::new();
+        for index in free {
+            if create.len() >= usize::try_from(missing).unwrap_or(0) {
+                break;
+            }
+            let retry = self.retries.get(&index).copied().unwrap_or_default();
+            // An index that failed waits alone; the others go on.
+            let left = retry.since.map_or(0, |since| {
+                let pause = retry_pause(retry.failures).as_secs();
+                since.as_second() + i64::try_from(pause).unwrap_or(0)
+                    - self.snapshot.now.as_second()
+            });
+            if left > 0 {
+                self.wake_in(left);
+            } else {
+                create.push((Some(index), retry.failures));
+            }
+        }
         self.plan.create = create;
     }
 
@@ -581,6 +616,20 @@ impl Work<'_> {
         }
         self.plan
     }
+}
+
+/// The first pause after a failed pod, doubled for each further one.
+const FIRST_PAUSE: Duration = Duration::from_secs(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(600);
+
+/// How long a new pod waits after so many failures.
+pub fn retry_pause(failures: i32) -> Duration {
+    let Ok(more @ 0..) = u32::try_from(failures - 1) else {
+        return Duration::ZERO;
+    };
+    FIRST_PAUSE
+        .saturating_mul(2u32.saturating_pow(more.min(16)))
+        .min(LONGEST_PAUSE)
 }
 
 fn restarts(pod: &Pod) -> i32 {
