@@ -10,6 +10,7 @@ use keelson_auth::rbac::Index;
 use keelson_auth::service_account::{Issuer, KeyError, Keys, ServiceAccountTokens, TokenRequests};
 use keelson_auth::{Answer, Attributes, Authorizer, Decision, Lookup, Rules, Union, User};
 use keelson_daemon::tls::TlsError;
+use keelson_encryption::{ConfigError, EncryptedStore, Encryption};
 use keelson_registry::kinds;
 use keelson_storage::{Cache, CacheOptions, Store};
 use tokio_util::sync::CancellationToken;
@@ -31,6 +32,9 @@ const ANONYMOUS_PATHS: [&str; 4] = ["/healthz", "/livez", "/readyz", "/version"]
 /// How long the store may take to answer a health check.
 const STORE_CHECK: Duration = Duration::from_secs(2);
 
+/// How often values that can't be read are tried again.
+const UNREADABLE_AGAIN: Duration = Duration::from_secs(10);
+
 /// Why a server can't be put together.
 #[derive(Debug, thiserror::Error)]
 pub enum AssembleError {
@@ -43,6 +47,9 @@ pub enum AssembleError {
     /// A certificate towards kubelets is no use.
     #[error("certificates towards kubelets: {0}")]
     Backends(#[from] TlsError),
+    /// The encryption configuration is no use.
+    #[error("--encryption-provider-config: {0}")]
+    Encryption(#[from] ConfigError),
     /// An admission plugin doesn't exist.
     #[error("admission: {0}")]
     Admission(String),
@@ -55,6 +62,15 @@ pub async fn assemble(
     stop: CancellationToken,
 ) -> Result<Arc<Server>, AssembleError> {
     let resources = Arc::new(Resources::new(&options.etcd_prefix));
+    let encryption = match &options.encryption {
+        Some((file, follow)) => Encryption::load(file, *follow).await?,
+        None => Encryption::none(),
+    };
+    let store: Arc<dyn Store> = Arc::new(EncryptedStore::new(
+        store,
+        encryption.clone(),
+        resources.classifier(&options.etcd_prefix),
+    ));
     let cache = Cache::start(
         store.clone(),
         CacheOptions::default(),
@@ -101,6 +117,10 @@ pub async fn assemble(
         options.max_mutating_requests_inflight,
     );
     let mut health = health(&store, &cache, &stop);
+    if encryption.has_health_check() {
+        check_encryption(&mut health, &encryption);
+    }
+    follow_encryption(&encryption, &cache, &stop);
     let steps = Steps {
         rbac: health.add_step("poststarthook/rbac/bootstrap-roles", Groups::All),
         priority_classes: health.add_step(
@@ -138,6 +158,39 @@ pub async fn assemble(
     server.cache.ready().await;
     feed(&server, rbac, node).await;
     Ok(server)
+}
+
+fn check_encryption(health: &mut Health, encryption: &Encryption) {
+    let encryption = encryption.clone();
+    health.add(
+        "kms-providers",
+        Groups::All,
+        Arc::new(move || {
+            let providers = encryption.current();
+            Box::pin(async move { providers.check().await })
+        }),
+    );
+}
+
+/// Follows the configuration's file, and reads again what could not be decrypted when that may have changed.
+fn follow_encryption(encryption: &Encryption, cache: &Cache, stop: &CancellationToken) {
+    let (following, stopped) = (encryption.clone(), stop.clone());
+    tokio::spawn(async move { following.follow(stopped).await });
+    let (mut changes, cache, stop) = (encryption.changes(), cache.clone(), stop.clone());
+    tokio::spawn(async move {
+        loop {
+            let again = tokio::time::sleep(UNREADABLE_AGAIN);
+            tokio::select! {
+                () = stop.cancelled() => return,
+                // Fails only if the sender is gone with the server.
+                changed = changes.changed() => if changed.is_err() { return },
+                () = again => {}
+            }
+            if cache.has_unreadable() {
+                cache.retry_unreadable().await;
+            }
+        }
+    });
 }
 
 /// Lets the authorizers see everything stored, and follow it from then on.

@@ -45,6 +45,7 @@ pub fn from_cache(error: CacheError) -> Status {
             Status::too_large_resource_version(requested, current, RETRY_AFTER)
         }
         CacheError::UnknownResource(id) => Status::internal(format!("no storage for {id}")),
+        CacheError::Unreadable(why) => Status::internal(why),
         CacheError::Store(error) => from_store(error, Qualified::new("", ""), ""),
     }
 }

@@ -220,9 +220,12 @@ pub struct Flags {
     /// Auditing is not supported.
     #[arg(long, help_heading = "auditing")]
     pub audit_webhook_config_file: Option<PathBuf>,
-    /// Encryption at rest is not supported.
+    /// What is encrypted in etcd, and how: a file with an EncryptionConfiguration.
     #[arg(long, help_heading = "etcd")]
     pub encryption_provider_config: Option<PathBuf>,
+    /// Follow the file while the server runs.
+    #[arg(long, default_value = "false", action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", help_heading = "etcd")]
+    pub encryption_provider_config_automatic_reload: bool,
 
     /// Verbosity of the log.
     #[arg(short, long = "v", default_value_t = 0)]
@@ -250,16 +253,12 @@ fn refuse<T>(flag: &'static str, why: impl Into<String>) -> Result<T, FlagError>
 impl Flags {
     /// Refuses what isn't supported or can't be right, so that nothing is silently left out.
     pub fn check(&self) -> Result<(), FlagError> {
-        let unsupported: [(&'static str, bool); 7] = [
+        let unsupported: [(&'static str, bool); 6] = [
             ("audit-policy-file", self.audit_policy_file.is_some()),
             ("audit-log-path", self.audit_log_path.is_some()),
             (
                 "audit-webhook-config-file",
                 self.audit_webhook_config_file.is_some(),
-            ),
-            (
-                "encryption-provider-config",
-                self.encryption_provider_config.is_some(),
             ),
             (
                 "admission-control-config-file",
@@ -275,6 +274,14 @@ impl Flags {
             if given {
                 return refuse(flag, "is not supported by this server; leave it out");
             }
+        }
+        if self.encryption_provider_config_automatic_reload
+            && self.encryption_provider_config.is_none()
+        {
+            return refuse(
+                "encryption-provider-config-automatic-reload",
+                "must be set with --encryption-provider-config",
+            );
         }
         if self.storage_backend != "etcd3" {
             return refuse(

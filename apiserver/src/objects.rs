@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use keelson_api::status::Status;
-use keelson_storage::{Entry, StoreError, Stored};
+use keelson_storage::{Entry, StoreError, Stored, ValueState};
 use serde_json::Value;
 
 use crate::error::{from_cache, from_store};
@@ -23,6 +23,8 @@ pub struct Current {
     pub object: Arc<Value>,
     /// The revision of its last write.
     pub revision: u64,
+    /// Whether it is stored otherwise than it would be now: a change that changes nothing writes it all the same.
+    pub stale: bool,
 }
 
 /// What a change comes to.
@@ -87,6 +89,7 @@ fn current(resource: &Resource, stored: &Stored) -> ApiResult<Current> {
     Ok(Current {
         object: Arc::new(resource.decode(&stored.value, stored.revision)?),
         revision: stored.revision,
+        stale: stored.state == ValueState::Stale,
     })
 }
 
@@ -106,6 +109,7 @@ fn cached(
             Ok(Current {
                 object: Arc::new(resource.object(&entry)?),
                 revision: entry.revision(),
+                stale: false,
             })
         })
         .transpose()
@@ -174,9 +178,19 @@ pub async fn modify(
                 state = newest;
                 continue;
             }
+            state.stale = newest.stale;
         }
         let written = match &decided {
             Ok(Change::Write(object)) if !dry_run => {
+                let bytes = resource.encode(object)?;
+                Some(
+                    server
+                        .store
+                        .update(&key, bytes, state.revision, ttl(server, resource))
+                        .await,
+                )
+            }
+            Ok(Change::Keep(object)) if !dry_run && state.stale => {
                 let bytes = resource.encode(object)?;
                 Some(
                     server

@@ -14,6 +14,8 @@ use crate::flags::{FlagError, Flags};
 pub struct Options {
     /// Prefix of keys in etcd.
     pub etcd_prefix: String,
+    /// The encryption configuration's file, and whether it is followed.
+    pub encryption: Option<(PathBuf, bool)>,
     /// Address that others reach the server by.
     pub advertise_address: IpAddr,
     /// Port that it listens on.
@@ -120,6 +122,10 @@ impl Options {
             .collect();
         Ok(Options {
             etcd_prefix: format!("/{}", flags.etcd_prefix.trim_matches('/')),
+            encryption: flags
+                .encryption_provider_config
+                .clone()
+                .map(|file| (file, flags.encryption_provider_config_automatic_reload)),
             advertise_address: advertised(flags)?,
             secure_port: flags.secure_port,
             request_timeout: flags.request_timeout,

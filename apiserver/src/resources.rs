@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use keelson_api::status::{Qualified, Status};
+use keelson_encryption::{Classify, GroupResource};
 use keelson_registry::access::Access;
 use keelson_registry::kinds::{self, Kind};
 use keelson_schema::{Schema, Type};
@@ -239,6 +240,24 @@ impl Resources {
             .find(|r| r.id == id && r.cached_as.is_none())
     }
 
+    /// Says which resource a key under `prefix` belongs to, as an encryption configuration names it.
+    pub fn classifier(&self, prefix: &str) -> Classify {
+        let root = format!("{}/", prefix.trim_end_matches('/'));
+        let known: HashMap<String, GroupResource> = self
+            .all
+            .iter()
+            .filter(|r| r.kind.is_stored())
+            .map(|r| {
+                let kind = self.cached_as(&r.id).map_or(r.kind, |owner| owner.kind);
+                (
+                    r.kind.prefix.to_owned(),
+                    GroupResource::new(kind.group, kind.plural),
+                )
+            })
+            .collect();
+        Arc::new(move |key: &str| classify(&known, key.strip_prefix(&root).unwrap_or(key)))
+    }
+
     /// Every resource, in the order of discovery.
     pub fn all(&self) -> &[Arc<Resource>] {
         &self.all
@@ -267,6 +286,24 @@ impl Resources {
     }
 }
 
+fn classify(known: &HashMap<String, GroupResource>, key: &str) -> GroupResource {
+    let (first, rest) = key.split_once('/').unwrap_or((key, ""));
+    let second = rest.split('/').next().unwrap_or_default();
+    let two = &key[..key.len().min(first.len() + 1 + second.len())];
+    if let Some(resource) = known.get(two).or_else(|| known.get(first)) {
+        return resource.clone();
+    }
+    match (first, second) {
+        // What has no API of its own: upstream's names.
+        ("masterleases", _) => GroupResource::new("", "apiServerIPInfo"),
+        ("ranges", "servicenodeports") => GroupResource::new("", "servicenodeportallocations"),
+        ("ranges", _) => GroupResource::new("", "serviceipallocations"),
+        // Custom resources lie under their group.
+        (group, plural) if group.contains('.') => GroupResource::new(group, plural),
+        (other, _) => GroupResource::new("", other),
+    }
+}
+
 fn path_name(group: &str, version: &str, plural: &str) -> String {
     format!("{group}/{version}/{plural}")
 }
@@ -292,6 +329,29 @@ mod tests {
                 .count(),
             1
         );
+    }
+
+    #[test]
+    fn keys_are_told_apart_as_an_encryption_configuration_names_them() {
+        let classify = Resources::new("/registry").classifier("/registry");
+        for (key, name) in [
+            ("/registry/secrets/a/b", "secrets"),
+            ("/registry/services/specs/a/b", "services"),
+            ("/registry/minions/a", "nodes"),
+            ("/registry/deployments/a/b", "deployments.apps"),
+            ("/registry/events/a/b", "events"),
+            (
+                "/registry/apiextensions.k8s.io/customresourcedefinitions/a",
+                "customresourcedefinitions.apiextensions.k8s.io",
+            ),
+            ("/registry/example.com/widgets/a/b", "widgets.example.com"),
+            (
+                "/registry/ranges/servicenodeports",
+                "servicenodeportallocations",
+            ),
+        ] {
+            assert_eq!(classify(key), GroupResource::parse(name), "{key}");
+        }
     }
 
     #[test]

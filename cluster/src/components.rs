@@ -156,6 +156,11 @@ fn apiserver(facts: &Facts<'_>) -> Component {
         ),
         flag("proxy-client-key-file", &certificates.front_proxy.key),
         "--allow-privileged=true".into(),
+        flag(
+            "encryption-provider-config",
+            facts.layout.encryption_configuration(),
+        ),
+        "--encryption-provider-config-automatic-reload=true".into(),
     ];
     component(
         "kube-apiserver",

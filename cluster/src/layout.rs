@@ -102,6 +102,11 @@ impl Layout {
         }
     }
 
+    /// What the API server encrypts in etcd, and the keys (0600).
+    pub fn encryption_configuration(&self) -> PathBuf {
+        self.configuration().join("encryption.yaml")
+    }
+
     /// Configuration files and kubeconfigs.
     pub fn configuration(&self) -> PathBuf {
         self.named("/etc")

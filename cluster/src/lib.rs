@@ -18,6 +18,7 @@ pub mod kubeconfig;
 pub mod layout;
 pub mod netns;
 pub mod progress;
+pub mod secrets;
 pub mod status;
 pub mod supervisor;
 pub mod support;

@@ -7,7 +7,9 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use keelson::failure::Failure;
 use keelson::layout::{DEFAULT_NAME, Layout};
-use keelson::{check, down, images, kubeconfig, netns, status, supervisor, support, uninstall, up};
+use keelson::{
+    check, down, images, kubeconfig, netns, secrets, status, supervisor, support, uninstall, up,
+};
 
 /// Keelson: a Kubernetes cluster on this machine.
 #[derive(Debug, Parser)]
@@ -53,6 +55,11 @@ enum Command {
         #[arg(trailing_var_arg = true, required = true, allow_hyphen_values = true)]
         command: Vec<String>,
     },
+    /// Encryption of Secrets in etcd.
+    Secrets {
+        #[command(subcommand)]
+        command: SecretsCommand,
+    },
     /// Write an archive for a bug report, without secrets.
     Support {
         /// Where to.
@@ -64,6 +71,14 @@ enum Command {
     /// Keep the daemons alive (started by `up`).
     #[command(hide = true)]
     Supervise,
+}
+
+#[derive(Debug, Subcommand)]
+enum SecretsCommand {
+    /// Show the keys, and how many Secrets lie in etcd under each.
+    Status,
+    /// Make a new key, write every Secret with it and drop the old keys.
+    Rotate,
 }
 
 #[derive(Debug, Subcommand)]
@@ -151,6 +166,10 @@ fn run(arguments: Arguments) -> Result<()> {
                 ImageCommand::Import { archive } => images::import(&layout, &archive).await,
                 ImageCommand::List => images::list(&layout),
                 ImageCommand::Rm { image } => images::remove(&layout, &image),
+            },
+            Command::Secrets { command } => match command {
+                SecretsCommand::Status => secrets::status(&layout).await,
+                SecretsCommand::Rotate => secrets::rotate(&layout).await,
             },
             Command::Support { file } => support::run(&layout, &file).await,
             Command::Uninstall => uninstall::run(&layout).await,

@@ -71,6 +71,7 @@ pub async fn run(layout: &Layout, options: &Options) -> Result<()> {
         .await?;
     changed |= certificates.apiserver.renewed;
     changed |= configuration::ensure(layout, &certificates, address)?;
+    changed |= crate::secrets::ensure(layout)?;
     remember_sysctls(layout)?;
     let ours = programs(options)?;
     changed |= progress

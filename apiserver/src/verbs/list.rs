@@ -129,6 +129,10 @@ pub async fn page(
     }
     let start_after = list.start_after.clone();
     match server.cache.list(&resource.id, list).await {
+        Ok(ListResult {
+            unreadable: Some(why),
+            ..
+        }) => Err(Status::internal(why)),
         Ok(result) => Ok(result),
         Err(CacheError::Gone { .. }) => Err(expired(
             resource,

@@ -29,5 +29,6 @@ pub use pairs::Pairs;
 pub use resume::resume;
 pub use splice::with_resource_version;
 pub use store::{
-    Deleted, Event, EventStream, ListOptions, Listed, Revision, Store, Stored, WatchOptions,
+    Deleted, Event, EventStream, ListOptions, Listed, Revision, Store, Stored, ValueState,
+    WatchOptions,
 };

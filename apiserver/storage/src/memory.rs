@@ -102,6 +102,7 @@ impl State {
             key: key.to_owned(),
             value,
             revision: self.revision,
+            state: crate::store::ValueState::Current,
         };
         let previous = self.current.insert(key.to_owned(), stored.clone());
         self.log.push_back(Event::Put { stored, previous });

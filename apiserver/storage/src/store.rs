@@ -2,6 +2,7 @@
 //!
 //! Keys are whole etcd keys (`/registry/pods/default/web`), values are opaque bytes.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -22,6 +23,20 @@ pub struct Stored {
     pub value: Bytes,
     /// The revision of the last write to this key.
     pub revision: Revision,
+    /// What became of the value on its way up from a store that encrypts.
+    pub state: ValueState,
+}
+
+/// How a value came out of the store.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ValueState {
+    /// As it would be written again.
+    #[default]
+    Current,
+    /// Readable, but a write would store it differently: under another key, for one.
+    Stale,
+    /// Not at all, and why; the value is empty.
+    Unreadable(Arc<str>),
 }
 
 /// Which part of a prefix to list.

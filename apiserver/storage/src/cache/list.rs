@@ -3,7 +3,7 @@
 use std::ops::Bound;
 use std::sync::Arc;
 
-use super::resource::{Resource, Snapshot};
+use super::resource::{Decoded, Resource, Snapshot};
 use super::{CacheError, Inner, Predicate};
 use crate::entry::Entry;
 use crate::error::StoreError;
@@ -49,6 +49,9 @@ pub struct ListResult {
     pub continue_after: Option<String>,
     /// How many objects are behind the last one; unknown where a predicate chooses.
     pub remaining: Option<u64>,
+    /// What is wrong with the first object of the page that is stored but can't be read, if there is one; it is not
+    /// among the entries.
+    pub unreadable: Option<Arc<str>>,
 }
 
 pub(super) async fn list(
@@ -111,6 +114,18 @@ fn walk(
         }
         result.entries.push(entry.clone());
     }
+    result.unreadable = resource.read(|state| {
+        if state.unreadable.is_empty() {
+            return None;
+        }
+        let end = result.continue_after.as_deref();
+        state
+            .unreadable
+            .range::<str, _>((start, Bound::Unbounded))
+            .take_while(|(key, _)| key.starts_with(&scope))
+            .find(|(key, _)| end.is_none_or(|end| key.as_str() <= end))
+            .map(|(_, fault)| fault.in_list.clone())
+    });
     result
 }
 
@@ -152,8 +167,12 @@ async fn from_store(
         let mut behind = listed.remaining + listed.items.len() as u64;
         for stored in &listed.items {
             behind -= 1;
-            let Some(entry) = resource.decode(stored) else {
-                continue;
+            let entry = match resource.decode(stored) {
+                Decoded::Entry(entry) => entry,
+                Decoded::Fault(_, fault) => {
+                    result.unreadable.get_or_insert(fault.in_list);
+                    continue;
+                }
             };
             if request
                 .predicate

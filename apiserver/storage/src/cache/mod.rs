@@ -116,6 +116,9 @@ pub enum CacheError {
         /// Where the cache is.
         current: Revision,
     },
+    /// The object is stored but can't be decrypted or decoded.
+    #[error("{0}")]
+    Unreadable(Arc<str>),
     /// The store can't be read.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -229,6 +232,20 @@ impl Cache {
         pump::add(&self.inner, config).await
     }
 
+    /// Tries again to read what could not be decrypted or decoded; watchers of resources where that helps end.
+    pub async fn retry_unreadable(&self) {
+        pump::retry_unreadable(&self.inner).await;
+    }
+
+    /// Whether there are stored objects that can't be read.
+    pub fn has_unreadable(&self) -> bool {
+        let routes = self.inner.routes.load();
+        routes
+            .by_id
+            .values()
+            .any(|resource| resource.read(|state| !state.unreadable.is_empty()))
+    }
+
     /// Forgets a resource; its watchers end.
     pub fn remove_resource(&self, id: &str) {
         let _pump = self.inner.pump.lock();
@@ -263,7 +280,9 @@ impl Cache {
         name: &str,
     ) -> Result<Option<Arc<Entry>>, CacheError> {
         let resource = self.inner.resource(resource)?;
-        Ok(resource.get(namespace, name))
+        resource
+            .get(namespace, name)
+            .map_err(|fault| CacheError::Unreadable(fault.why))
     }
 
     /// The object as it is now: at least as new as every write that was acknowledged before the call.

@@ -7,9 +7,8 @@ use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
 
-use super::resource::{Phase, Resource, Step};
+use super::resource::{Decoded, Phase, Resource, Step};
 use super::{CacheError, Inner, ResourceConfig, Routes};
-use crate::entry::Entry;
 use crate::error::StoreError;
 use crate::resume::resume;
 use crate::store::{Event, ListOptions, Revision};
@@ -37,7 +36,7 @@ async fn list_all(inner: &Arc<Inner>) -> Result<Revision, StoreError> {
     let mut resources: Vec<Arc<Resource>> = inner.routes.load().by_id.values().cloned().collect();
     // One that is being added lists by itself.
     resources.retain(|resource| resource.read(|state| !matches!(state.phase, Phase::Loading(_))));
-    let listed: Vec<(Arc<Resource>, Vec<Arc<Entry>>)> = futures::stream::iter(resources)
+    let listed: Vec<(Arc<Resource>, Vec<Decoded>)> = futures::stream::iter(resources)
         .map(|resource| async move {
             let entries = list(inner, &resource, Some(revision)).await?.0;
             Ok::<_, StoreError>((resource, entries))
@@ -59,7 +58,7 @@ async fn list(
     inner: &Inner,
     resource: &Resource,
     at_revision: Option<Revision>,
-) -> Result<(Vec<Arc<Entry>>, Revision), StoreError> {
+) -> Result<(Vec<Decoded>, Revision), StoreError> {
     let options = ListOptions {
         at_revision,
         ..ListOptions::default()
@@ -68,7 +67,7 @@ async fn list(
     let entries = listed
         .items
         .iter()
-        .filter_map(|stored| resource.decode(stored))
+        .map(|stored| resource.decode(stored))
         .collect();
     Ok((entries, listed.revision))
 }
@@ -154,6 +153,30 @@ pub(super) async fn add(inner: &Arc<Inner>, config: ResourceConfig) -> Result<()
             return Ok(());
         }
         tracing::debug!(resource = config.id, "the cache was listed again meanwhile");
+    }
+}
+
+/// Loads resources again that have objects which could not be read, if they can be now.
+pub(super) async fn retry_unreadable(inner: &Arc<Inner>) {
+    let resources: Vec<Arc<Resource>> = inner.routes.load().by_id.values().cloned().collect();
+    for resource in resources {
+        let Some(key) = resource.read(|state| state.unreadable.keys().next().cloned()) else {
+            continue;
+        };
+        let readable = match inner.store.get(&key).await {
+            Ok(Some(stored)) => matches!(resource.decode(&stored), Decoded::Entry(_)),
+            Ok(None) => true,
+            Err(_) => false,
+        };
+        if readable {
+            tracing::info!(
+                resource = resource.config.id,
+                "what was unreadable can be read"
+            );
+            if let Err(error) = add(inner, resource.config.clone()).await {
+                tracing::warn!(resource = resource.config.id, %error, "can't load a resource again");
+            }
+        }
     }
 }
 

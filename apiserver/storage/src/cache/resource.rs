@@ -1,6 +1,6 @@
 //! One resource: its snapshot, its ring and those who watch it.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use imbl::OrdMap;
@@ -11,7 +11,7 @@ use super::change::Change;
 use super::ring::Ring;
 use super::{CacheOptions, ResourceConfig};
 use crate::entry::Entry;
-use crate::store::{Event, Revision, Stored};
+use crate::store::{Event, Revision, Stored, ValueState};
 
 /// The objects by their keys.
 pub(super) type Snapshot = OrdMap<Arc<str>, Arc<Entry>>;
@@ -36,6 +36,8 @@ pub(super) struct Resource {
 pub(super) struct State {
     pub(super) phase: Phase,
     pub(super) snapshot: Snapshot,
+    /// What is stored but can't be read, by key.
+    pub(super) unreadable: BTreeMap<String, Fault>,
     /// The state is at least as new as this.
     pub(super) revision: Revision,
     pub(super) ring: Ring,
@@ -44,6 +46,21 @@ pub(super) struct State {
     /// Watchers that are found by a field's value.
     indexed: HashMap<(String, String), Vec<(u64, Queue)>>,
     next_watcher: u64,
+}
+
+/// Why a stored object can't be read.
+#[derive(Clone, Debug)]
+pub(super) struct Fault {
+    /// As a read of the object is answered.
+    pub(super) why: Arc<str>,
+    /// As a list is answered that the object is in.
+    pub(super) in_list: Arc<str>,
+}
+
+/// What became of a stored value.
+pub(super) enum Decoded {
+    Entry(Arc<Entry>),
+    Fault(String, Fault),
 }
 
 pub(super) enum Phase {
@@ -59,13 +76,14 @@ pub(super) enum Phase {
 pub(super) enum Step {
     Put(Arc<Entry>),
     Delete(String, Revision),
+    Unreadable(String, Revision, Fault),
 }
 
 impl Step {
     fn revision(&self) -> Revision {
         match self {
             Step::Put(entry) => entry.revision(),
-            Step::Delete(_, revision) => *revision,
+            Step::Delete(_, revision) | Step::Unreadable(_, revision, _) => *revision,
         }
     }
 }
@@ -88,6 +106,7 @@ impl Resource {
                     Phase::Empty
                 },
                 snapshot: Snapshot::new(),
+                unreadable: BTreeMap::new(),
                 revision: 0,
                 ring: Ring::new(options),
                 loaded: 0,
@@ -125,9 +144,16 @@ impl Resource {
         }
     }
 
-    pub(super) fn get(&self, namespace: &str, name: &str) -> Option<Arc<Entry>> {
+    pub(super) fn get(&self, namespace: &str, name: &str) -> Result<Option<Arc<Entry>>, Fault> {
         let key = self.key(namespace, name);
-        self.state.read().snapshot.get(key.as_str()).cloned()
+        let state = self.state.read();
+        match state.snapshot.get(key.as_str()) {
+            Some(entry) => Ok(Some(entry.clone())),
+            None => state
+                .unreadable
+                .get(&key)
+                .map_or(Ok(None), |fault| Err(fault.clone())),
+        }
     }
 
     pub(super) fn read<T>(&self, look: impl FnOnce(&State) -> T) -> T {
@@ -149,29 +175,40 @@ impl Resource {
         self.state.write().indexed.clear();
     }
 
-    /// The object behind a stored value. One that can't be decoded is reported and is not there for anybody.
-    pub(super) fn decode(&self, stored: &Stored) -> Option<Arc<Entry>> {
+    /// The object behind a stored value. One that can't be decoded is reported.
+    pub(super) fn decode(&self, stored: &Stored) -> Decoded {
         let extract = self.config.extract.as_ref();
-        match Entry::new(extract, &stored.key, &stored.value, stored.revision) {
-            Ok(entry) => Some(entry),
-            Err(error) => {
-                tracing::error!(
-                    resource = self.config.id,
-                    key = stored.key,
-                    revision = stored.revision,
-                    %error,
-                    "stored object can't be decoded, leaving it out"
-                );
-                None
-            }
-        }
+        let fault = match &stored.state {
+            ValueState::Unreadable(why) => Fault {
+                why: why.clone(),
+                in_list: format!("unable to transform key {:?}: {why}", stored.key).into(),
+            },
+            _ => match Entry::new(extract, &stored.key, &stored.value, stored.revision) {
+                Ok(entry) => return Decoded::Entry(entry),
+                Err(error) => {
+                    let why: Arc<str> = error.to_string().into();
+                    Fault {
+                        in_list: why.clone(),
+                        why,
+                    }
+                }
+            },
+        };
+        tracing::error!(
+            resource = self.config.id,
+            key = stored.key,
+            revision = stored.revision,
+            error = %fault.why,
+            "stored object can't be read"
+        );
+        Decoded::Fault(stored.key.clone(), fault)
     }
 
     pub(super) fn step(&self, event: &Event) -> Step {
         match event {
             Event::Put { stored, .. } => match self.decode(stored) {
-                Some(entry) => Step::Put(entry),
-                None => Step::Delete(stored.key.clone(), stored.revision),
+                Decoded::Entry(entry) => Step::Put(entry),
+                Decoded::Fault(key, fault) => Step::Unreadable(key, stored.revision, fault),
             },
             Event::Delete { key, revision, .. } => Step::Delete(key.clone(), *revision),
         }
@@ -197,7 +234,17 @@ impl Resource {
 
     /// Takes a list of everything at a revision: what differs from the snapshot becomes changes, and nobody may start
     /// a watch before the revision, for what happened in between was not seen.
-    pub(super) fn replace(&self, entries: Vec<Arc<Entry>>, revision: Revision) {
+    pub(super) fn replace(&self, listed: Vec<Decoded>, revision: Revision) {
+        let mut entries = Vec::with_capacity(listed.len());
+        let mut unreadable = BTreeMap::new();
+        for decoded in listed {
+            match decoded {
+                Decoded::Entry(entry) => entries.push(entry),
+                Decoded::Fault(key, fault) => {
+                    unreadable.insert(key, fault);
+                }
+            }
+        }
         let next = {
             let mut state = self.state.write();
             let mut steps = state.difference(&entries, revision);
@@ -213,6 +260,7 @@ impl Resource {
             for step in steps {
                 state.apply(step, &self.config.index_fields);
             }
+            state.unreadable = unreadable;
             state.revision = state.revision.max(revision);
             state.loaded = revision;
             state.ring.raise_low(revision);
@@ -270,14 +318,27 @@ impl State {
         self.revision = self.revision.max(revision);
         let (now, before) = match step {
             Step::Put(entry) => {
+                self.unreadable.remove(entry.key());
                 let before = self.snapshot.insert(entry.shared_key(), entry.clone());
                 (Some(entry), before)
             }
-            Step::Delete(key, _) => match self.snapshot.remove(key.as_str()) {
-                Some(before) => (None, Some(before)),
-                // It never was there for anybody.
-                None => return,
-            },
+            Step::Delete(key, _) => {
+                self.unreadable.remove(&key);
+                match self.snapshot.remove(key.as_str()) {
+                    Some(before) => (None, Some(before)),
+                    // It never was there for anybody.
+                    None => return,
+                }
+            }
+            // Watchers can't be shown it: for them it is gone.
+            Step::Unreadable(key, _, fault) => {
+                let before = self.snapshot.remove(key.as_str());
+                self.unreadable.insert(key, fault);
+                match before {
+                    Some(before) => (None, Some(before)),
+                    None => return,
+                }
+            }
         };
         let change = Change::new(revision, now, before);
         self.tell_indexed(&change, index_fields);

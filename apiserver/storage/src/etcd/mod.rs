@@ -446,6 +446,7 @@ fn stored(kv: KeyValue) -> Result<Stored> {
             .map_err(|_| StoreError::Internal("a key in etcd is not UTF-8".to_owned()))?,
         value: value.into(),
         revision,
+        state: crate::store::ValueState::Current,
     })
 }
 
