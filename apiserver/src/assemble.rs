@@ -16,9 +16,14 @@ use keelson_storage::{Cache, CacheOptions, Store};
 use tokio_util::sync::CancellationToken;
 
 use crate::addresses::{self, Addresses};
+use crate::audit::log::Log;
+use crate::audit::policy::Policy;
+use crate::audit::webhook::Webhook;
+use crate::audit::{Auditor, Sink};
 use crate::discovery::Documents;
 use crate::feeds::{self, Feed};
 use crate::filters::Limits;
+use crate::following::Followed;
 use crate::health::{Groups, Health};
 use crate::lookup::{Objects, Writes};
 use crate::metrics::Metrics;
@@ -26,12 +31,15 @@ use crate::options::Options;
 use crate::proxying::Backends;
 use crate::resources::Resources;
 use crate::server::{Server, Steps};
+use crate::webhook_client::WebhookClient;
 
 /// Paths that are answered without credentials.
 const ANONYMOUS_PATHS: [&str; 4] = ["/healthz", "/livez", "/readyz", "/version"];
 /// How long the store may take to answer a health check.
 const STORE_CHECK: Duration = Duration::from_secs(2);
 
+/// How long a webhook of a kubeconfig may take to answer.
+const WEBHOOK_PATIENCE: Duration = Duration::from_secs(30);
 /// How often values that can't be read are tried again.
 const UNREADABLE_AGAIN: Duration = Duration::from_secs(10);
 
@@ -50,6 +58,9 @@ pub enum AssembleError {
     /// The encryption configuration is no use.
     #[error("--encryption-provider-config: {0}")]
     Encryption(#[from] ConfigError),
+    /// Auditing can't be set up.
+    #[error("{0}")]
+    Audit(String),
     /// An admission plugin doesn't exist.
     #[error("admission: {0}")]
     Admission(String),
@@ -129,6 +140,7 @@ pub async fn assemble(
         ),
         system_objects: health.add_step("poststarthook/bootstrap-controller", Groups::All),
     };
+    let auditor = auditor(&options, &stop)?;
     let server = Arc::new(Server {
         documents: Documents::new(&resources, &options),
         backends: Backends::new(&options)?,
@@ -146,6 +158,7 @@ pub async fn assemble(
         store,
         cache,
         lookup: objects,
+        auditor,
         authenticator,
         authorizer,
         rbac: rbac.clone(),
@@ -158,6 +171,30 @@ pub async fn assemble(
     server.cache.ready().await;
     feed(&server, rbac, node).await;
     Ok(server)
+}
+
+fn auditor(
+    options: &Options,
+    stop: &CancellationToken,
+) -> Result<Option<Arc<Auditor>>, AssembleError> {
+    let Some(policy) = &options.audit.policy else {
+        return Ok(None);
+    };
+    let failed = |flag: &str, why: String| AssembleError::Audit(format!("--{flag}: {why}"));
+    let policy =
+        Followed::start(policy, stop, Policy::parse).map_err(|e| failed("audit-policy-file", e))?;
+    let mut sinks: Vec<Arc<dyn Sink>> = Vec::new();
+    if let Some(log) = &options.audit.log {
+        let log = Log::open(log.clone()).map_err(|e| failed("audit-log-path", e.to_string()))?;
+        sinks.push(Arc::new(log));
+    }
+    if let Some((file, batch)) = &options.audit.webhook {
+        let client = WebhookClient::load(file, WEBHOOK_PATIENCE)
+            .map_err(|e| failed("audit-webhook-config-file", e))?;
+        let webhook = Webhook::start(Arc::new(client), batch.clone(), stop.clone());
+        sinks.push(Arc::new(webhook));
+    }
+    Ok((!sinks.is_empty()).then(|| Arc::new(Auditor { policy, sinks })))
 }
 
 fn check_encryption(health: &mut Health, encryption: &Encryption) {

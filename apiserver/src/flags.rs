@@ -211,15 +211,63 @@ pub struct Flags {
     #[arg(long, value_delimiter = ',', help_heading = "features")]
     pub feature_gates: Vec<String>,
 
-    /// Auditing is not supported.
+    /// What is recorded of which request: a file with an audit Policy. Without it nothing is.
     #[arg(long, help_heading = "auditing")]
     pub audit_policy_file: Option<PathBuf>,
-    /// Auditing is not supported.
+    /// File that events are written to; - is standard output.
     #[arg(long, help_heading = "auditing")]
     pub audit_log_path: Option<PathBuf>,
-    /// Auditing is not supported.
+    /// Days that old log files are kept; 0 is for ever.
+    #[arg(long, default_value_t = 0, help_heading = "auditing")]
+    pub audit_log_maxage: u64,
+    /// How many old log files are kept; 0 is all.
+    #[arg(long, default_value_t = 0, help_heading = "auditing")]
+    pub audit_log_maxbackup: usize,
+    /// Megabytes at which the log file is rotated; 0 is 100.
+    #[arg(long, default_value_t = 0, help_heading = "auditing")]
+    pub audit_log_maxsize: u64,
+    /// json or legacy.
+    #[arg(long, default_value = "json", help_heading = "auditing")]
+    pub audit_log_format: String,
+    /// Compress old log files.
+    #[arg(long, default_value = "false", action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", help_heading = "auditing")]
+    pub audit_log_compress: bool,
+    /// blocking, or blocking-strict: then a request fails whose event can't be written.
+    #[arg(long, default_value = "blocking", help_heading = "auditing")]
+    pub audit_log_mode: String,
+    /// Version of the events.
+    #[arg(long, default_value = "audit.k8s.io/v1", help_heading = "auditing")]
+    pub audit_log_version: String,
+    /// Kubeconfig of a webhook that events are sent to.
     #[arg(long, help_heading = "auditing")]
     pub audit_webhook_config_file: Option<PathBuf>,
+    /// batch, or blocking: every event by itself.
+    #[arg(long, default_value = "batch", help_heading = "auditing")]
+    pub audit_webhook_mode: String,
+    /// Version of the events.
+    #[arg(long, default_value = "audit.k8s.io/v1", help_heading = "auditing")]
+    pub audit_webhook_version: String,
+    /// How many events may wait for the webhook.
+    #[arg(long, default_value_t = 10_000, help_heading = "auditing")]
+    pub audit_webhook_batch_buffer_size: usize,
+    /// How many events go together.
+    #[arg(long, default_value_t = 400, help_heading = "auditing")]
+    pub audit_webhook_batch_max_size: usize,
+    /// How long the first event of a batch waits.
+    #[arg(long, default_value = "30s", value_parser = duration::parse_flag, help_heading = "auditing")]
+    pub audit_webhook_batch_max_wait: Duration,
+    /// Bound how many batches are sent.
+    #[arg(long, default_value = "true", action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", help_heading = "auditing")]
+    pub audit_webhook_batch_throttle_enable: bool,
+    /// Batches a second.
+    #[arg(long, default_value_t = 10.0, help_heading = "auditing")]
+    pub audit_webhook_batch_throttle_qps: f32,
+    /// Batches at once.
+    #[arg(long, default_value_t = 15, help_heading = "auditing")]
+    pub audit_webhook_batch_throttle_burst: u32,
+    /// Pause before a batch is tried again for the first time.
+    #[arg(long, default_value = "10s", value_parser = duration::parse_flag, help_heading = "auditing")]
+    pub audit_webhook_initial_backoff: Duration,
     /// What is encrypted in etcd, and how: a file with an EncryptionConfiguration.
     #[arg(long, help_heading = "etcd")]
     pub encryption_provider_config: Option<PathBuf>,
@@ -253,13 +301,7 @@ fn refuse<T>(flag: &'static str, why: impl Into<String>) -> Result<T, FlagError>
 impl Flags {
     /// Refuses what isn't supported or can't be right, so that nothing is silently left out.
     pub fn check(&self) -> Result<(), FlagError> {
-        let unsupported: [(&'static str, bool); 6] = [
-            ("audit-policy-file", self.audit_policy_file.is_some()),
-            ("audit-log-path", self.audit_log_path.is_some()),
-            (
-                "audit-webhook-config-file",
-                self.audit_webhook_config_file.is_some(),
-            ),
+        let unsupported: [(&'static str, bool); 3] = [
             (
                 "admission-control-config-file",
                 self.admission_control_config_file.is_some(),
@@ -282,6 +324,40 @@ impl Flags {
                 "encryption-provider-config-automatic-reload",
                 "must be set with --encryption-provider-config",
             );
+        }
+        for (flag, value, known) in [
+            (
+                "audit-log-format",
+                &self.audit_log_format,
+                &["json", "legacy"][..],
+            ),
+            (
+                "audit-log-mode",
+                &self.audit_log_mode,
+                &["blocking", "blocking-strict"],
+            ),
+            (
+                "audit-webhook-mode",
+                &self.audit_webhook_mode,
+                &["batch", "blocking"],
+            ),
+            (
+                "audit-log-version",
+                &self.audit_log_version,
+                &["audit.k8s.io/v1"],
+            ),
+            (
+                "audit-webhook-version",
+                &self.audit_webhook_version,
+                &["audit.k8s.io/v1"],
+            ),
+        ] {
+            if !known.contains(&value.as_str()) {
+                return refuse(
+                    flag,
+                    format!("invalid value {value:?}, known are {}", known.join(", ")),
+                );
+            }
         }
         if self.storage_backend != "etcd3" {
             return refuse(
@@ -396,7 +472,7 @@ mod tests {
     #[test]
     fn what_is_not_there_is_refused_by_name() {
         for (arg, flag) in [
-            ("--audit-log-path=/x", "audit-log-path"),
+            ("--audit-log-format=xml", "audit-log-format"),
             ("--watch-cache=false", "watch-cache"),
             ("--authorization-mode=Webhook", "authorization-mode"),
             (

@@ -3,6 +3,7 @@
 
 pub mod addresses;
 pub mod assemble;
+pub mod audit;
 pub mod body;
 pub mod context;
 pub mod discovery;
@@ -12,6 +13,7 @@ pub mod feeds;
 pub mod field_owner;
 pub mod filters;
 pub mod flags;
+pub mod following;
 pub mod health;
 pub mod lookup;
 pub mod metrics;
@@ -33,3 +35,4 @@ pub mod subresources;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod verbs;
+pub mod webhook_client;

@@ -7,6 +7,8 @@ use std::time::Duration;
 use keelson_admission::service_addresses::PortRange;
 use keelson_registry::Family;
 
+use crate::audit::log::LogOptions;
+use crate::audit::webhook::BatchOptions;
 use crate::flags::{FlagError, Flags};
 
 /// How the server behaves. Paths of certificates and the like are read while it is put together.
@@ -14,6 +16,8 @@ use crate::flags::{FlagError, Flags};
 pub struct Options {
     /// Prefix of keys in etcd.
     pub etcd_prefix: String,
+    /// What is recorded of requests, and where.
+    pub audit: AuditOptions,
     /// The encryption configuration's file, and whether it is followed.
     pub encryption: Option<(PathBuf, bool)>,
     /// Address that others reach the server by.
@@ -72,6 +76,56 @@ pub struct Options {
     pub kubelet_addresses: Vec<String>,
 }
 
+/// What is recorded of requests, and where.
+#[derive(Debug, Clone, Default)]
+pub struct AuditOptions {
+    /// The policy's file; without it nothing is.
+    pub policy: Option<PathBuf>,
+    /// The log file.
+    pub log: Option<LogOptions>,
+    /// The webhook's kubeconfig, and how events are gathered for it.
+    pub webhook: Option<(PathBuf, BatchOptions)>,
+}
+
+impl AuditOptions {
+    fn of(flags: &Flags) -> Self {
+        AuditOptions {
+            policy: flags.audit_policy_file.clone(),
+            log: flags.audit_log_path.clone().map(|path| LogOptions {
+                path,
+                max_age: flags.audit_log_maxage,
+                max_backups: flags.audit_log_maxbackup,
+                max_size: flags.audit_log_maxsize,
+                legacy: flags.audit_log_format == "legacy",
+                compress: flags.audit_log_compress,
+                strict: flags.audit_log_mode == "blocking-strict",
+            }),
+            webhook: flags.audit_webhook_config_file.clone().map(|file| {
+                let batches = flags.audit_webhook_mode == "batch";
+                let throttle = (
+                    flags.audit_webhook_batch_throttle_qps,
+                    flags.audit_webhook_batch_throttle_burst,
+                );
+                let batch = BatchOptions {
+                    buffer: flags.audit_webhook_batch_buffer_size,
+                    size: if batches {
+                        flags.audit_webhook_batch_max_size
+                    } else {
+                        1
+                    },
+                    wait: flags.audit_webhook_batch_max_wait,
+                    throttle: flags
+                        .audit_webhook_batch_throttle_enable
+                        .then_some(throttle)
+                        .filter(|_| batches),
+                    backoff: flags.audit_webhook_initial_backoff,
+                };
+                (file, batch)
+            }),
+        }
+    }
+}
+
 /// Why the options can't be had.
 #[derive(Debug, thiserror::Error)]
 pub enum OptionsError {
@@ -122,6 +176,7 @@ impl Options {
             .collect();
         Ok(Options {
             etcd_prefix: format!("/{}", flags.etcd_prefix.trim_matches('/')),
+            audit: AuditOptions::of(flags),
             encryption: flags
                 .encryption_provider_config
                 .clone()

@@ -95,6 +95,17 @@ pub fn decode(bytes: &[u8], expected: &Expected<'_>) -> Result<Value, DecodeErro
     protobuf::decode(bytes, expected.ty)
 }
 
+/// A body of any kind that is known, as JSON; lists of kinds aren't types of their own and are left out.
+pub fn decode_any(bytes: &[u8]) -> Option<Value> {
+    let found = protobuf::type_meta(bytes).ok()?;
+    let (api_version, kind) = (found.api_version, found.kind);
+    let mut object = serde_json::json!({"kind": kind, "apiVersion": api_version});
+    let ty = type_of(&object)?;
+    let decoded = protobuf::decode(bytes, ty).ok()?;
+    object.as_object_mut()?.extend(decoded.as_object()?.clone());
+    Some(object)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

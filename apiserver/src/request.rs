@@ -65,6 +65,10 @@ pub struct Request {
     pub audit_id: String,
     /// Warnings for the client.
     pub warnings: Warnings,
+    /// When it came.
+    pub received: jiff::Timestamp,
+    /// What is recorded of it.
+    pub audit: crate::audit::Record,
     /// The body, until it is read.
     pub body: Option<Incoming>,
     /// The raw connection, should it be switched to another protocol.
@@ -95,6 +99,8 @@ impl Request {
             peer,
             audit_id,
             warnings: Warnings::default(),
+            received: jiff::Timestamp::now(),
+            audit: crate::audit::Record::default(),
             body: Some(body),
         }
     }

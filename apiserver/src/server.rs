@@ -12,6 +12,7 @@ use keelson_storage::{Cache, Store};
 use tokio_util::sync::CancellationToken;
 
 use crate::addresses::Addresses;
+use crate::audit::Auditor;
 use crate::discovery::Documents;
 use crate::filters::{self, Limits};
 use crate::health::{Health, Step};
@@ -34,6 +35,8 @@ pub struct Server {
     pub cache: Cache,
     /// What decisions read of other objects.
     pub lookup: Arc<dyn Lookup>,
+    /// Records what happens, where that is asked for.
+    pub auditor: Option<Arc<Auditor>>,
     /// Finds out who asks.
     pub authenticator: Authenticator,
     /// Decides what they may do.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::Next;
+use super::{Next, audit};
 use crate::negotiate::Negotiated;
 use crate::request::Request;
 use crate::response::{self, Response};
@@ -20,6 +20,9 @@ pub(super) async fn run(server: &Arc<Server>, mut request: Request, next: Next) 
             server.authenticator.strip_credentials(&mut request.headers);
             next.call(server, request).await
         }
-        Err(status) => response::error(&Negotiated::JSON, &status),
+        Err(status) => {
+            audit::refused(server, &mut request);
+            response::error(&Negotiated::JSON, &status)
+        }
     }
 }

@@ -17,6 +17,7 @@ const ALWAYS_ALLOWED: [&str; 3] = ["/healthz", "/livez", "/readyz"];
 
 pub(super) async fn run(server: &Arc<Server>, request: Request, next: Next) -> Response {
     if ALWAYS_ALLOWED.contains(&request.uri.path()) {
+        note(&request, "allow", "");
         return next.call(server, request).await;
     }
     let attributes = attributes(&request);
@@ -34,6 +35,7 @@ pub(super) async fn run(server: &Arc<Server>, request: Request, next: Next) -> R
         allowed
     };
     if answer.decision == Decision::Allow && connects {
+        note(&request, "allow", &answer.reason);
         return next.call(server, request).await;
     }
     refuse(&request, &attributes, &answer.reason)
@@ -97,7 +99,18 @@ fn is_connect_by_get(request: &Request) -> bool {
         && matches!(info.subresource.as_str(), "exec" | "attach" | "portforward")
 }
 
+/// Says in the audit record what was decided.
+fn note(request: &Request, decision: &str, reason: &str) {
+    if request.audit.is_on() {
+        request.audit.annotate([
+            ("authorization.k8s.io/decision", decision.to_owned()),
+            ("authorization.k8s.io/reason", reason.to_owned()),
+        ]);
+    }
+}
+
 fn refuse(request: &Request, attributes: &Attributes, reason: &str) -> Response {
+    note(request, "forbid", reason);
     let sentence = attributes.forbidden_sentence(reason);
     let status = Status::forbidden(
         Qualified::new(&attributes.api_group, &attributes.resource),

@@ -15,6 +15,7 @@ pub(super) async fn run(server: &Arc<Server>, mut request: Request, next: Next) 
         Ok(None) => {}
         Ok(Some(user)) => {
             tracing::debug!(by = request.user.name, user = user.name, "impersonation");
+            request.audit.impersonated(&user);
             request.user = user;
             impersonate::strip(&mut request.headers);
         }

@@ -2,6 +2,7 @@
 //!
 //! A filter gets the request and the rest of the chain; it may answer itself, change the request, or look at the answer.
 
+mod audit;
 mod authentication;
 mod authorization;
 mod deadline;
@@ -46,6 +47,10 @@ pub const CHAIN: &[Filter] = &[
     Filter {
         name: "authentication",
         run: |s, r, n| Box::pin(authentication::run(s, r, n)),
+    },
+    Filter {
+        name: "audit",
+        run: |s, r, n| Box::pin(audit::run(s, r, n)),
     },
     Filter {
         name: "impersonation",

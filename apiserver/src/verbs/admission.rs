@@ -67,6 +67,15 @@ impl Write<'_> {
         }
     }
 
+    /// Hands the plugins' annotations to the audit record.
+    fn note(&self, admitted: &mut Admission) {
+        let annotations = std::mem::take(&mut admitted.audit_annotations);
+        if self.request.audit.is_on() {
+            let annotations = annotations.iter().map(|(k, v)| (k.as_str(), v.clone()));
+            self.request.audit.annotate(annotations);
+        }
+    }
+
     /// Lets the plugins change the object.
     pub async fn admit(&self, admitted: &mut Admission) -> ApiResult<()> {
         let done = self
@@ -77,6 +86,7 @@ impl Write<'_> {
         self.request
             .warnings
             .extend(std::mem::take(&mut admitted.warnings));
+        self.note(admitted);
         done
     }
 
@@ -90,6 +100,7 @@ impl Write<'_> {
         self.request
             .warnings
             .extend(std::mem::take(&mut admitted.warnings));
+        self.note(admitted);
         done
     }
 }

@@ -55,6 +55,7 @@ pub async fn read(request: &mut Request, expected: &Expected<'_>) -> ApiResult<V
     let bytes = request.read_body().await?;
     let decoded = decode_body(&bytes, encoding, expected, validation)?;
     request.warnings.extend(decoded.warnings);
+    request.audit.request_object(&decoded.object);
     Ok(decoded.object)
 }
 

@@ -58,6 +58,7 @@ impl Options {
         let options = if body.is_empty() {
             Self::of_query(request, &mut errors)?
         } else {
+            request.audit.request_body(&body);
             Self::of_body(&body, encoding, &mut errors)?
         };
         if !errors.is_empty() {

@@ -84,10 +84,12 @@ impl Patch {
     pub async fn read(request: &mut Request) -> ApiResult<Self> {
         let form = Form::of(request)?;
         let validation = body::field_validation(request)?;
+        let bytes = request.read_body().await?;
+        request.audit.request_body(&bytes);
         Ok(Patch {
             form,
             validation,
-            bytes: request.read_body().await?,
+            bytes,
         })
     }
 
