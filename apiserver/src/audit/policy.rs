@@ -372,7 +372,7 @@ mod tests {
     #[test]
     fn what_is_wrong_is_said_in_upstreams_words() {
         for (rules, why) in [
-            ("[]", "loaded illegal policy with 0 rules"),
+            (" []", "loaded illegal policy with 0 rules"),
             ("- {}", "rules[0].level: Required value"),
             (
                 "- {level: All}",
