@@ -234,6 +234,7 @@ fn make_host(
         network_ready: readiness.ready.subscribe(),
         node,
         node_changed: agent.map_or_else(|| Arc::new(Notify::new()), Agent::changed),
+        allotments: Arc::default(),
         limits: limits(config, &machine),
         pulls: Semaphore::new(parallel as usize),
         resolv_conf: machine::resolv_conf(config.resolv_conf.as_deref()),

@@ -11,6 +11,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 use crate::clock::Clock;
 use crate::config::KubeletConfiguration;
 use crate::objects::Objects;
+use crate::pods::allotment::Allotments;
 use crate::pods::resources::Settings;
 use crate::pods::status_manager::Statuses;
 use crate::runtime::ContainerRuntime;
@@ -44,6 +45,8 @@ pub struct Host {
     pub node: watch::Receiver<Option<Arc<Node>>>,
     /// Makes the node's status be written soon.
     pub node_changed: Arc<Notify>,
+    /// What pods have been allotted.
+    pub allotments: Arc<Allotments>,
     /// What cgroup limits depend on.
     pub limits: Settings,
     /// Slots for image pulls.

@@ -165,6 +165,20 @@ fn exec_with_a_terminal() {
         let spec = host.container(&pod, "main", &["sleep", "1000"]);
         host.start(&spec).await;
         let request = ExecRequest {
+            command: command(&["stty", "size"]),
+            stdout: true,
+            tty: true,
+            size: Some((24, 80)),
+            ..ExecRequest::default()
+        };
+        let session = host.runtime.exec(&spec.container, &request).await.unwrap();
+        let (code, stdout, _) = finish(session).await;
+        assert_eq!(
+            (code, stdout.trim_end()),
+            (0, "24 80"),
+            "the size is there from the start"
+        );
+        let request = ExecRequest {
             command: command(&["sh"]),
             stdin: true,
             stdout: true,

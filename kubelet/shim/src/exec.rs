@@ -33,6 +33,8 @@ pub struct Plan {
     pub args: Vec<String>,
     /// Streams; `None` for a terminal.
     pub io: Option<ChildIo>,
+    /// Rows and columns of the terminal.
+    pub size: Option<(u16, u16)>,
 }
 
 /// Forks the helper. Reports come over the returned channel; its end means that the program runs.
@@ -129,7 +131,7 @@ fn become_program(
                     .map_err(|error| format!("streams: {error}"))?;
             }
         }
-        None => terminal(uid, channel).map_err(|error| format!("terminal: {error}"))?,
+        None => terminal(uid, plan.size, channel).map_err(|error| format!("terminal: {error}"))?,
     }
     // The filter may be loaded without no_new_privs only while there is CAP_SYS_ADMIN.
     let no_new_privileges = process.no_new_privileges() == Some(true);
@@ -196,7 +198,7 @@ fn become_program(
 }
 
 /// Makes a terminal in the container's own devpts, takes it as the controlling one and sends its master to the shim.
-fn terminal(uid: Uid, channel: BorrowedFd<'_>) -> nix::Result<()> {
+fn terminal(uid: Uid, size: Option<(u16, u16)>, channel: BorrowedFd<'_>) -> nix::Result<()> {
     let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
     let master = open("/dev/pts/ptmx", flags, Mode::empty())?;
     let unlocked: libc::c_int = 0;
@@ -213,6 +215,18 @@ fn terminal(uid: Uid, channel: BorrowedFd<'_>) -> nix::Result<()> {
     // SAFETY: the kernel has just made this descriptor for us.
     let slave = unsafe { OwnedFd::from_raw_fd(slave) };
     nix::unistd::fchown(&slave, Some(uid), None)?;
+    if let Some((rows, columns)) = size {
+        let size = libc::winsize {
+            ws_row: rows,
+            ws_col: columns,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
+        // SAFETY: TIOCSWINSZ reads one winsize.
+        Errno::result(unsafe {
+            libc::ioctl(slave.as_raw_fd(), libc::TIOCSWINSZ, &raw const size)
+        })?;
+    }
     // SAFETY: plain ioctl on our own session.
     Errno::result(unsafe { libc::ioctl(slave.as_raw_fd(), libc::TIOCSCTTY, 0) })?;
     for number in 0..3 {

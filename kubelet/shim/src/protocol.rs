@@ -166,6 +166,9 @@ pub struct Exec {
     pub stderr: bool,
     /// Give it a terminal.
     pub tty: bool,
+    /// Rows and columns of the terminal at its start.
+    #[serde(default)]
+    pub size: Option<(u16, u16)>,
     /// Kill it after so many milliseconds.
     pub timeout_ms: Option<u64>,
 }

@@ -233,6 +233,7 @@ impl Server {
             cgroups,
             args: request.args,
             io,
+            size: request.size,
         };
         let forked = exec::launch(plan).map_err(|errno| other(format!("fork: {errno}")))?;
         let timeout = request.timeout_ms.map(Duration::from_millis);

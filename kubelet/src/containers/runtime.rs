@@ -441,6 +441,17 @@ impl Runtime for KeelsonRuntime {
             .map_err(other)
     }
 
+    async fn update_pod_resources(&self, pod_uid: &str, resources: &Resources) -> Result<()> {
+        let Some(sandbox) = self.find(pod_uid) else {
+            return Ok(());
+        };
+        let cgroup = sandbox.file().cgroup;
+        self.inner
+            .hierarchies
+            .set(&cgroup, resources)
+            .map_err(other)
+    }
+
     async fn exec(&self, container: &ContainerRef, request: &ExecRequest) -> Result<Session> {
         self.container_file(container)?;
         let exec = Exec {
@@ -450,6 +461,7 @@ impl Runtime for KeelsonRuntime {
             stdout: request.stdout,
             stderr: request.stderr && !request.tty,
             tty: request.tty,
+            size: request.size,
             timeout_ms: request
                 .timeout
                 .map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)),

@@ -339,7 +339,10 @@ impl Manager {
                 !matches!(phase.as_str(), "Succeeded" | "Failed")
                     && h.desired.borrow().verdict.is_none()
             })
-            .map(|h| h.desired.borrow().pod.clone())
+            .map(|h| {
+                let held = self.host.allotments.get(&h.pod_ref.uid);
+                held.unwrap_or_else(|| h.desired.borrow().pod.clone())
+            })
             .collect();
         let others: Vec<&Pod> = active.iter().map(Arc::as_ref).collect();
         admission::refuse(pod, &node, &others)

@@ -8,6 +8,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::PodStatus;
 
+use super::allotment::Record;
 use super::backoff::Backoff;
 use crate::runtime::Image;
 
@@ -77,6 +78,8 @@ pub struct Progress {
     pub post_started: Option<u32>,
     /// Termination messages read so far, by attempt.
     pub messages: BTreeMap<u32, String>,
+    /// The attempt that was stopped to be started again with other limits.
+    pub resize_restart: Option<u32>,
     /// User the container runs as, where known.
     pub user: Option<(i64, i64, Vec<i64>)>,
 }
@@ -104,6 +107,31 @@ pub struct Verdict {
     pub message: String,
 }
 
+/// A resize that waits or is under way: what its condition says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResizeNote {
+    /// `Deferred`, `Error` or empty.
+    pub reason: String,
+    /// A sentence, or empty.
+    pub message: String,
+    /// Generation of the spec that asked for it.
+    pub generation: Option<i64>,
+    /// Since when.
+    pub since: Timestamp,
+}
+
+impl ResizeNote {
+    /// Nothing to complain about.
+    pub fn new(generation: Option<i64>, since: Timestamp) -> Self {
+        Self {
+            reason: String::new(),
+            message: String::new(),
+            generation,
+            since,
+        }
+    }
+}
+
 /// Memory of a worker.
 #[derive(Debug, Clone)]
 pub struct Memory {
@@ -125,6 +153,14 @@ pub struct Memory {
     pub verdict: Option<Verdict>,
     /// The sandbox and volumes are gone.
     pub torn_down: bool,
+    /// What was accepted and given of the requests and limits; read at the first look.
+    pub record: Option<Record>,
+    /// A resize that the node has no room for.
+    pub resize_pending: Option<ResizeNote>,
+    /// A resize that was accepted and is not done.
+    pub resizing: Option<ResizeNote>,
+    /// A failed resize is not tried again before.
+    pub resize_retry: Option<Timestamp>,
 }
 
 impl Memory {
@@ -140,6 +176,10 @@ impl Memory {
             last,
             verdict: None,
             torn_down: false,
+            record: None,
+            resize_pending: None,
+            resizing: None,
+            resize_retry: None,
         }
     }
 

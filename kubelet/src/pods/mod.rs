@@ -5,6 +5,7 @@
 //! [`plan`] and [`status`] are pure. Volumes, probes, images and the HTTP server have folders of their own.
 
 pub mod admission;
+pub mod allotment;
 pub mod backoff;
 pub mod containers;
 pub mod downward;

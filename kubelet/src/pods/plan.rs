@@ -162,10 +162,17 @@ fn progress_of<'a>(memory: &'a Memory, name: &str) -> &'a Progress {
     memory.progress.get(name).unwrap_or(&NONE)
 }
 
+/// Whether this attempt was stopped only to be started again with other limits.
+pub fn resizes(memory: &Memory, status: &ContainerStatus) -> bool {
+    progress_of(memory, &status.container.name).resize_restart == Some(status.container.attempt)
+}
+
 /// How a pod's containers came out, if nothing of it is to run again.
 pub fn finished(view: &View<'_>) -> bool {
     let ended = |item: &Item| -> Option<i32> {
         match containers::latest(view.sandbox, item.name()) {
+            // One that was stopped to be given other limits starts again, however it ended.
+            Some(status) if resizes(view.memory, status) => None,
             Some(status) => containers::exit_code(status),
             None => remembered_exit(view.memory, item.name()),
         }
@@ -352,7 +359,8 @@ fn containers_of_running_pod(view: &View<'_>, sandbox: &SandboxStatus, plan: &mu
                 }
             }
             Some(ContainerState::Exited { exit_code, .. })
-                if !containers::restarts(view.pod, item, *exit_code) => {}
+                if !containers::restarts(view.pod, item, *exit_code)
+                    && !status.is_some_and(|s| resizes(view.memory, s)) => {}
             _ => start(view, sandbox, item, plan),
         }
     }
@@ -373,6 +381,7 @@ fn start(view: &View<'_>, sandbox: &SandboxStatus, item: &Item, plan: &mut Plan)
     }
     if let Some(status) = containers::latest(Some(sandbox), item.name())
         && let ContainerState::Exited { finished_at, .. } = status.state
+        && !resizes(view.memory, status)
         && let Some(until) = progress
             .backoff
             .wait_until(finished_at, view.now, view.max_backoff)

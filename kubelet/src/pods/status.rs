@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::containers::{self, Item, Role};
-use super::memory::{Memory, Progress, Stage};
+use super::memory::{Memory, Progress, ResizeNote, Stage};
 use super::{plan, resources};
 use crate::runtime::{ContainerState, ContainerStatus, SandboxStatus};
 
@@ -52,6 +52,7 @@ pub fn compute(view: &View<'_>) -> PodStatus {
     let ips = pod_ips(view);
     let non_empty = |list: Vec<ApiContainer>| (!list.is_empty()).then_some(list);
     let verdict = view.memory.verdict.as_ref();
+    let whole = view.pod.spec.as_ref().and_then(|s| s.resources.as_ref());
     PodStatus {
         phase: Some(phase),
         conditions: Some(conditions),
@@ -72,6 +73,13 @@ pub fn compute(view: &View<'_>) -> PodStatus {
         ephemeral_container_statuses: non_empty(ephemeral),
         qos_class: Some(resources::qos(view.pod).as_str().to_owned()),
         observed_generation: view.pod.metadata.generation,
+        allocated_resources: whole.and_then(|r| r.requests.clone()),
+        resources: whole.map(|own| {
+            let given = view.memory.record.as_ref();
+            given
+                .and_then(|r| r.actuated.pod.clone())
+                .unwrap_or_else(|| own.clone())
+        }),
         ..PodStatus::default()
     }
 }
@@ -327,6 +335,11 @@ fn container(view: &View<'_>, item: &Item, passed: bool) -> ApiContainer {
     };
     let shown = status.is_some();
     let configured = item.container.resources.clone().unwrap_or_default();
+    let actual = if state.running.is_some() {
+        actual_resources(view.memory, item.name(), &configured)
+    } else {
+        configured.clone()
+    };
     ApiContainer {
         name: item.name().to_owned(),
         image: status.map_or(spec_image, |s| s.image.clone()),
@@ -342,8 +355,8 @@ fn container(view: &View<'_>, item: &Item, passed: bool) -> ApiContainer {
         restart_count,
         resources: (shown && item.role != Role::Ephemeral).then(|| ResourceRequirements {
             claims: None,
-            limits: configured.limits.clone(),
-            requests: configured.requests.clone(),
+            limits: actual.limits,
+            requests: actual.requests,
         }),
         allocated_resources: configured
             .requests
@@ -363,6 +376,33 @@ fn container(view: &View<'_>, item: &Item, passed: bool) -> ApiContainer {
         last_state: Some(last_state.unwrap_or_default()),
         ..ApiContainer::default()
     }
+}
+
+/// What the cgroups of a running container have been given, where that is not yet what it was allotted.
+fn actual_resources(
+    memory: &Memory,
+    name: &str,
+    allotted: &ResourceRequirements,
+) -> ResourceRequirements {
+    let mut actual = allotted.clone();
+    let record = memory.record.as_ref();
+    let Some(given) = record.and_then(|r| r.actuated.containers.get(name)) else {
+        return actual;
+    };
+    let lists = [
+        (&mut actual.limits, &given.limits),
+        (&mut actual.requests, &given.requests),
+    ];
+    for (list, given) in lists {
+        for name in ["cpu", "memory"] {
+            if let (Some(list), Some(value)) =
+                (list.as_mut(), given.as_ref().and_then(|g| g.get(name)))
+            {
+                list.insert(name.to_owned(), value.clone());
+            }
+        }
+    }
+    actual
 }
 
 fn volume_mounts(item: &Item) -> Vec<VolumeMountStatus> {
@@ -409,7 +449,9 @@ fn phase(view: &View<'_>, init: &[ApiContainer], apps: &[ApiContainer]) -> Strin
     };
     let item = |s: &ApiContainer| view.items.iter().find(|i| i.name() == s.name);
     let again = |s: &ApiContainer, c: i32| {
-        !over && item(s).is_some_and(|i| containers::restarts(view.pod, i, c))
+        let resized = containers::latest(view.sandbox, &s.name)
+            .is_some_and(|status| plan::resizes(view.memory, status));
+        !over && (resized || item(s).is_some_and(|i| containers::restarts(view.pod, i, c)))
     };
     for status in init {
         let is_sidecar = item(status).is_some_and(|i| i.role == Role::Sidecar);
@@ -559,11 +601,34 @@ fn conditions(
         .iter()
         .flat_map(|s| s.conditions.iter().flatten());
     let foreign: Vec<PodCondition> = others
-        .filter(|c| !list.iter().any(|n| n.type_ == c.type_))
+        .filter(|c| !list.iter().any(|n| n.type_ == c.type_) && !RESIZE.contains(&&*c.type_))
         .cloned()
         .collect();
     list.extend(foreign);
+    if !failed && !succeeded {
+        let notes = [&view.memory.resize_pending, &view.memory.resizing];
+        let noted = RESIZE.iter().zip(notes);
+        list.extend(
+            noted.filter_map(|(type_, note)| Some(resize_condition(type_, note.as_ref()?))),
+        );
+    }
     list
+}
+
+/// The conditions that are there only while a resize waits or is under way.
+const RESIZE: [&str; 2] = ["PodResizePending", "PodResizeInProgress"];
+
+fn resize_condition(type_: &str, note: &ResizeNote) -> PodCondition {
+    let text = |text: &String| (!text.is_empty()).then(|| text.clone());
+    PodCondition {
+        type_: type_.to_owned(),
+        status: "True".to_owned(),
+        reason: text(&note.reason),
+        message: text(&note.message),
+        last_probe_time: Some(Time(note.since)),
+        last_transition_time: Some(Time(note.since)),
+        observed_generation: note.generation,
+    }
 }
 
 fn ready_condition(view: &View<'_>, containers_ready: &Verdict) -> Verdict {

@@ -98,7 +98,14 @@ pub fn patch(old: &PodStatus, new: &PodStatus) -> Result<Option<Value>, serde_js
         patch.insert(key.clone(), value);
     }
     // What others write stays; what was ours and is no more goes.
-    for key in ["reason", "message", "podIP", "podIPs"] {
+    for key in [
+        "reason",
+        "message",
+        "podIP",
+        "podIPs",
+        "resources",
+        "allocatedResources",
+    ] {
         if old.contains_key(key) && !new.contains_key(key) {
             patch.insert(key.to_owned(), Value::Null);
         }
@@ -130,6 +137,21 @@ fn changed_conditions(old: Option<&Value>, new: &Value) -> Vec<Value> {
         }
         changed.push(condition);
     }
+    let gone = |o: &&&Value| {
+        o["type"]
+            .as_str()
+            .is_some_and(|t| OWN_CONDITIONS.contains(&t))
+            && !new
+                .as_array()
+                .into_iter()
+                .flatten()
+                .any(|n| n["type"] == o["type"])
+    };
+    changed.extend(
+        old.iter()
+            .filter(gone)
+            .map(|o| json!({"$patch": "delete", "type": o["type"]})),
+    );
     changed
 }
 

@@ -4,6 +4,7 @@
 
 mod learn;
 mod reports;
+mod resize;
 mod steps;
 
 use std::collections::{BTreeMap, HashMap};
@@ -23,7 +24,7 @@ use crate::clock;
 use crate::host::Host;
 use crate::images::fetch;
 use crate::probes::prober;
-use crate::runtime::{ContainerRef, Image, PodRef, Resources, SandboxStatus};
+use crate::runtime::{ContainerRef, Image, PodRef, SandboxStatus};
 
 /// What is wanted of a pod.
 #[derive(Debug, Clone)]
@@ -81,7 +82,6 @@ pub struct Worker {
     refresh: Arc<Notify>,
     memory: Memory,
     volumes: BTreeMap<String, PathBuf>,
-    applied: HashMap<ContainerRef, Resources>,
     probes: HashMap<ContainerRef, Probes>,
     reports: mpsc::Receiver<Report>,
     reporter: mpsc::Sender<Report>,
@@ -127,7 +127,6 @@ pub fn new(host: Arc<Host>, desired: Desired, is_static: bool) -> (Worker, Handl
         refresh,
         memory,
         volumes: BTreeMap::new(),
-        applied: HashMap::new(),
         probes: HashMap::new(),
         reports,
         reporter,
@@ -147,12 +146,13 @@ impl Worker {
     /// Works until nothing of the pod is left and nobody wants it.
     pub async fn run(mut self) {
         let mut network = self.host.network_ready.clone();
+        let mut released = self.host.allotments.released();
         let mut stale = true;
         loop {
             let desired = self.desired.borrow_and_update().clone();
-            let pod = desired.pod.clone();
-            let items = containers::of(&pod);
             self.advance_stage(&desired);
+            let pod = self.allot(&desired.pod);
+            let items = containers::of(&pod);
             let sandbox = match self.host.runtime.runtime.sandbox(self.uid()).await {
                 Ok(sandbox) => sandbox,
                 Err(error) => {
@@ -195,6 +195,7 @@ impl Worker {
             let wake = [
                 plan.wake,
                 token_due.filter(|_| self.memory.stage == Stage::Running),
+                self.memory.resize_retry,
             ]
             .into_iter()
             .flatten()
@@ -214,6 +215,7 @@ impl Worker {
                 Some(verdict) = self.verdicts.recv() => self.absorb(Report::Probed(verdict), &items),
                 Some(_) = self.tasks.join_next() => {}
                 Ok(()) = network.changed() => {}
+                Ok(()) = released.changed(), if self.memory.resize_pending.is_some() => {}
                 () = tokio::time::sleep(sleep.unwrap_or(Duration::MAX)), if sleep.is_some() => {
                     stale = token_due.is_some_and(|due| due <= self.host.clock.now());
                 }

@@ -74,6 +74,7 @@ fn bench(name: &str) -> Bench {
         network_ready: network.subscribe(),
         node: watch::channel(None).1,
         node_changed: Arc::new(Notify::new()),
+        allotments: Arc::default(),
         limits: Settings {
             cfs_quota: true,
             cfs_period: Duration::from_millis(100),
@@ -490,4 +491,41 @@ async fn deadline_and_missing_config() {
             .iter()
             .any(|e| e.starts_with("Normal DeadlineExceeded"))
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_resize_is_done_in_place_or_by_a_restart() {
+    let bench = bench("resize");
+    let spec = |cpu: &str, memory: &str| {
+        json!({"restartPolicy": "OnFailure", "containers": [
+            {"name": "a", "image": "app:1", "resources": {"limits": {"memory": memory}}},
+            {"name": "b", "image": "app:1", "resources": {"requests": {"cpu": cpu}}, "resizePolicy": [{"resourceName": "cpu", "restartPolicy": "RestartContainer"}]}
+        ]})
+    };
+    let (handle, work) = bench.start(pod(spec("100m", "64Mi")));
+    bench.settle(1).await;
+    bench.fake.calls();
+    let mut changed = (*pod(spec("200m", "128Mi"))).clone();
+    changed.metadata.generation = Some(2);
+    handle
+        .desired
+        .send_modify(|desired| desired.pod = Arc::new(changed.clone()));
+    bench.settle(5).await;
+    let calls = bench.fake.calls();
+    assert!(calls.iter().any(|c| c == "update a"), "{calls:?}");
+    assert!(!calls.iter().any(|c| c == "update b"), "{calls:?}");
+    let status = bench.status();
+    let restarts: Vec<i32> = status
+        .container_statuses
+        .iter()
+        .flatten()
+        .map(|c| c.restart_count)
+        .collect();
+    assert_eq!(restarts, [0, 1]);
+    assert_eq!(status.observed_generation, Some(2));
+    let shown = status.container_statuses.unwrap()[0].resources.clone();
+    assert_eq!(shown.unwrap().limits.unwrap()["memory"].0, "128Mi");
+    let still = status.conditions.unwrap();
+    assert!(still.iter().all(|c| !c.type_.starts_with("PodResize")));
+    work.abort();
 }

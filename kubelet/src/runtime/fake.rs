@@ -306,6 +306,12 @@ impl Runtime for Fake {
         Ok(())
     }
 
+    async fn update_pod_resources(&self, _: &str, resources: &Resources) -> Result<()> {
+        let limit = resources.memory_limit.unwrap_or(-1);
+        self.lock().calls.push(format!("update pod {limit}"));
+        Ok(())
+    }
+
     async fn exec(&self, container: &ContainerRef, request: &ExecRequest) -> Result<Session> {
         use std::io::Write;
         let (output, code) = {

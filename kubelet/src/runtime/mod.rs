@@ -319,6 +319,8 @@ pub struct ExecRequest {
     pub stderr: bool,
     /// Give it a pty.
     pub tty: bool,
+    /// Rows and columns of the pty at its start.
+    pub size: Option<(u16, u16)>,
     /// Kill it after that long (probes and hooks).
     pub timeout: Option<Duration>,
 }
@@ -439,6 +441,8 @@ pub trait Runtime: Send + Sync + 'static {
     /// Changes limits in place.
     async fn update_resources(&self, container: &ContainerRef, resources: &Resources)
     -> Result<()>;
+    /// Changes the limits of the pod's own cgroup. Fine if there is none.
+    async fn update_pod_resources(&self, pod_uid: &str, resources: &Resources) -> Result<()>;
     /// Runs a command in a running container.
     async fn exec(&self, container: &ContainerRef, request: &ExecRequest) -> Result<Session>;
     /// Attaches to the container's own streams.

@@ -24,6 +24,8 @@ use crate::runtime::{ContainerRef, ExecRequest, Runtime, Session};
 
 /// How long output is awaited after the command itself has ended.
 const DRAIN: Duration = Duration::from_secs(2);
+/// How long a program with a terminal waits for the client to say how large it is.
+const FIRST_SIZE: Duration = Duration::from_millis(150);
 /// Most output of `/run`.
 const MAX_RUN_OUTPUT: usize = 1 << 20;
 
@@ -102,6 +104,7 @@ async fn serve(
     let (session, what) = match &asked {
         Asked::Exec(command) => {
             let request = ExecRequest {
+                size: first_size(&mut client, wanted.tty).await,
                 command: command.clone(),
                 stdin: wanted.stdin,
                 stdout: wanted.stdout,
@@ -129,6 +132,13 @@ async fn serve(
     client.stderr.take();
     client.stdin.take();
     client.end.finish(&outcome).await;
+}
+
+/// The size a client sends at once, so that the program finds its terminal that large from the start.
+async fn first_size(client: &mut RemoteCommand, tty: bool) -> Option<(u16, u16)> {
+    let sizes = client.resize.as_mut().filter(|_| tty)?;
+    let size = tokio::time::timeout(FIRST_SIZE, sizes.recv()).await;
+    size.ok().flatten().map(|size| (size.height, size.width))
 }
 
 async fn to_container(fd: OwnedFd, mut from: Reader) {

@@ -3,12 +3,11 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
-use keelson_runtime::recorder::Kind;
 use tokio::sync::watch;
 
 use super::super::containers::{self, Item};
 use super::super::memory::{Doom, ImageProgress, Stage};
-use super::super::{resources, start, termination};
+use super::super::{start, termination};
 use super::{Probes, Worker};
 use crate::probes::prober::{self, Prober};
 use crate::runtime::{ContainerRef, ContainerState, SandboxStatus};
@@ -120,50 +119,5 @@ impl Worker {
             self.probes
                 .insert(found.container.clone(), Probes { started, tasks });
         }
-    }
-
-    /// Gives running containers the limits their spec now asks for.
-    pub(super) async fn resize(
-        &mut self,
-        pod: &Pod,
-        items: &[Item],
-        sandbox: Option<&SandboxStatus>,
-    ) {
-        for item in items {
-            let Some(found) =
-                containers::latest(sandbox, item.name()).filter(|s| containers::running(s))
-            else {
-                continue;
-            };
-            let wanted = resources::of_container(pod, &item.container, &self.host.limits);
-            match self.applied.get(&found.container) {
-                Some(applied) if *applied == wanted => continue,
-                // After a restart of the kubelet: what runs was made from this spec or is set to it below.
-                _ => {}
-            }
-            let first = !self.applied.contains_key(&found.container);
-            if let Err(error) = self
-                .host
-                .runtime
-                .runtime
-                .update_resources(&found.container, &wanted)
-                .await
-            {
-                tracing::warn!(%error, container = item.name(), "setting limits of a running container");
-                if !first {
-                    let message = format!("Error resizing container {}: {error}", item.name());
-                    self.host.event(
-                        pod,
-                        Some(&item.field_path),
-                        Kind::Warning,
-                        "ResizeError",
-                        message,
-                    );
-                }
-            }
-            self.applied.insert(found.container.clone(), wanted);
-        }
-        self.applied
-            .retain(|c, _| containers::latest(sandbox, &c.name).is_some_and(|s| s.container == *c));
     }
 }

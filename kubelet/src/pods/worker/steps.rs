@@ -255,7 +255,9 @@ impl Worker {
         };
         let before = containers::latest(Some(sandbox), item.name());
         if let Some(ContainerState::Exited { finished_at, .. }) = before.map(|s| &s.state) {
-            progress.backoff.next(*finished_at, now, max);
+            if progress.resize_restart.is_none() {
+                progress.backoff.next(*finished_at, now, max);
+            }
         }
         let request = start::Request {
             pod,
@@ -281,7 +283,8 @@ impl Worker {
                 progress.waiting = None;
                 progress.retry_at = None;
                 progress.user = started.user;
-                self.applied.insert(container.clone(), started.resources);
+                progress.resize_restart = None;
+                self.started_with(item);
                 self.post_start(pod, item, container, sandbox);
                 self.prune(item, attempt, sandbox).await;
             }
@@ -415,6 +418,7 @@ impl Worker {
         }
         self.memory.stage = Stage::Terminated;
         self.memory.torn_down = true;
+        self.host.allotments.release(self.uid());
         self.host.objects.release(self.uid());
         self.host.volumes.tokens.forget(self.uid());
     }
