@@ -12,8 +12,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::config::KubeletConfiguration;
+use crate::eviction::{Evictions, Pressure};
 use crate::flags::{FlagError, Flags};
 use crate::host::Host;
+use crate::images::collect::Collector;
 use crate::node::agent::{self, Agent};
 use crate::node::machine::{self, Machine};
 use crate::node::network::{self, PodNetwork, Readiness};
@@ -45,6 +47,9 @@ pub enum StartError {
         /// Why not.
         error: std::io::Error,
     },
+    /// A threshold.
+    #[error("invalid configuration: {0}")]
+    Eviction(String),
     /// The server.
     #[error("{0}")]
     Server(#[from] server::ServerError),
@@ -118,6 +123,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), StartE
     }
     let config = Arc::new(config);
     let readiness = Arc::new(Readiness::new());
+    let (pressure, pressure_seen) = watch::channel(Pressure::default());
     let agent = match &client {
         Some(client) => {
             let options = agent::Options {
@@ -127,6 +133,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), StartE
                 config: config.clone(),
                 root_dir: flags.root_dir.clone(),
                 images: runtime.images.clone(),
+                pressure: pressure_seen.clone(),
                 clock: Clock::System,
             };
             Some(Arc::new(Agent::new(
@@ -146,12 +153,15 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), StartE
         runtime,
         &readiness,
         agent.as_deref(),
-        node.clone(),
+        (node.clone(), pressure_seen),
     );
     let mirrors = Mirrors::new(client.clone(), node.clone());
     let (manager, ended) = Manager::new(host.clone(), mirrors.clone());
     server::start(&host, &manager, &flags, client.clone(), &stop).await?;
 
+    let images = Arc::new(Collector::default());
+    let evictions = Evictions::new(host.clone(), manager.clone(), images.clone(), pressure)
+        .map_err(StartError::Eviction)?;
     let sources = start_sources(&flags, &config, client, &name, &stop);
     let critical =
         |name, work: futures::future::BoxFuture<'static, ()>| spawn_critical(name, &stop, work);
@@ -174,6 +184,12 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), StartE
             readiness,
         )),
     );
+    critical("evictions", Box::pin(evictions.run()));
+    let (collecting, pods) = (host.clone(), manager.clone());
+    critical(
+        "images",
+        Box::pin(async move { images.run(&collecting, &pods).await }),
+    );
     critical("pods", Box::pin(manager.run(sources, ended)));
     if let Some(agent) = agent {
         critical("node", Box::pin(agent.run()));
@@ -193,7 +209,10 @@ fn make_host(
     runtime: ContainerRuntime,
     readiness: &Readiness,
     agent: Option<&Agent>,
-    node: watch::Receiver<Option<Arc<k8s_openapi::api::core::v1::Node>>>,
+    (node, pressure): (
+        watch::Receiver<Option<Arc<k8s_openapi::api::core::v1::Node>>>,
+        watch::Receiver<Pressure>,
+    ),
 ) -> Arc<Host> {
     let name = node_name(flags);
     let machine = Machine::read(&flags.root_dir);
@@ -234,6 +253,7 @@ fn make_host(
         network_ready: readiness.ready.subscribe(),
         node,
         node_changed: agent.map_or_else(|| Arc::new(Notify::new()), Agent::changed),
+        pressure,
         allotments: Arc::default(),
         limits: limits(config, &machine),
         pulls: Semaphore::new(parallel as usize),

@@ -10,6 +10,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 
 use crate::clock::Clock;
 use crate::config::KubeletConfiguration;
+use crate::eviction::Pressure;
 use crate::objects::Objects;
 use crate::pods::allotment::Allotments;
 use crate::pods::resources::Settings;
@@ -45,6 +46,8 @@ pub struct Host {
     pub node: watch::Receiver<Option<Arc<Node>>>,
     /// Makes the node's status be written soon.
     pub node_changed: Arc<Notify>,
+    /// What the node runs short of.
+    pub pressure: watch::Receiver<Pressure>,
     /// What pods have been allotted.
     pub allotments: Arc<Allotments>,
     /// What cgroup limits depend on.
@@ -77,6 +80,18 @@ impl Host {
             uid: meta.uid.clone(),
             resource_version: meta.resource_version.clone(),
             field_path: field_path.map(str::to_owned),
+        };
+        self.recorder.event(&about, kind, reason, message);
+    }
+
+    /// Records an event about the node.
+    pub fn node_event(&self, kind: Kind, reason: &str, message: impl Into<String>) {
+        let about = ObjectReference {
+            kind: Some("Node".into()),
+            name: Some(self.node_name.clone()),
+            // As upstream's kubelet has it: the name stands for the uid.
+            uid: Some(self.node_name.clone()),
+            ..ObjectReference::default()
         };
         self.recorder.event(&about, kind, reason, message);
     }

@@ -7,6 +7,7 @@ pub mod app;
 pub mod clock;
 pub mod config;
 pub mod containers;
+pub mod eviction;
 pub mod exec;
 pub mod fdio;
 pub mod flags;

@@ -547,6 +547,14 @@ impl Runtime for KeelsonRuntime {
             .map_err(|_| RuntimeError::NotFound(format!("cgroup of container {}", container.name)))
     }
 
+    async fn disk_usage(&self, container: &ContainerRef) -> Result<u64> {
+        let file = self.container_file(container)?;
+        let layer = self.inner.layout.writable(&file.id);
+        tokio::task::spawn_blocking(move || crate::eviction::local::size(&layer))
+            .await
+            .map_err(|error| RuntimeError::Other(error.to_string()))
+    }
+
     async fn pod_usage(&self, pod_uid: &str) -> Result<Usage> {
         let file = self.get(pod_uid)?.file();
         self.inner

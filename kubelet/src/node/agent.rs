@@ -21,6 +21,7 @@ use super::machine::{self, Machine};
 use super::status::{self, Health, Snapshot};
 use crate::clock::Clock;
 use crate::config::KubeletConfiguration;
+use crate::eviction::Pressure;
 use crate::runtime::Images;
 
 /// Namespace of node leases.
@@ -57,6 +58,8 @@ pub struct Options {
     pub root_dir: PathBuf,
     /// Image store.
     pub images: Arc<dyn Images>,
+    /// What the node runs short of.
+    pub pressure: watch::Receiver<Pressure>,
     /// Time.
     pub clock: Clock,
 }
@@ -104,24 +107,11 @@ impl Agent {
     }
 
     fn health(&self) -> Health {
-        let config = &self.options.config;
-        let over = |signal: &str, available: u64, total: u64| {
-            config
-                .eviction_hard
-                .get(signal)
-                .and_then(|t| status::threshold(t, total))
-                .is_some_and(|t| available < t)
-        };
-        let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-        let available = machine::meminfo(&meminfo, "MemAvailable").unwrap_or(u64::MAX);
-        let disk_pressure = machine::fs_stats(&self.options.root_dir).is_ok_and(|fs| {
-            over("nodefs.available", fs.available, fs.total)
-                || (fs.inodes > 0 && over("nodefs.inodesFree", fs.inodes_free, fs.inodes))
-        });
+        let pressure = *self.options.pressure.borrow();
         Health {
-            memory_pressure: over("memory.available", available, self.machine.memory),
-            disk_pressure,
-            pid_pressure: false,
+            memory_pressure: pressure.memory,
+            disk_pressure: pressure.disk,
+            pid_pressure: pressure.pids,
             not_ready: self.not_ready.borrow().clone(),
         }
     }

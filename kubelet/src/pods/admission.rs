@@ -14,6 +14,7 @@ fn rejected(reason: String, message: &str) -> Verdict {
     Verdict {
         reason,
         message: format!("Pod was rejected: {message}"),
+        ..Verdict::default()
     }
 }
 

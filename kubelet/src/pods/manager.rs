@@ -13,7 +13,7 @@ use super::memory::Verdict;
 use super::mirror::{self, Mirrors};
 use super::source::Change;
 use super::worker::{self, Desired, Handle};
-use super::{admission, containers};
+use super::{admission, containers, sysctls};
 use crate::host::Host;
 use crate::runtime::RuntimeEvent;
 
@@ -328,6 +328,11 @@ impl Manager {
         let started = pod.status.as_ref().is_some_and(|s| s.start_time.is_some());
         if is_static || phase != "Pending" || started || pod.metadata.deletion_timestamp.is_some() {
             return None;
+        }
+        let refused = sysctls::refuse(pod, &self.host.config.allowed_unsafe_sysctls)
+            .or_else(|| self.host.pressure.borrow().refuses(pod));
+        if refused.is_some() {
+            return refused;
         }
         let node = self.host.node.borrow().clone()?;
         let active: Vec<Arc<Pod>> = self

@@ -99,12 +99,16 @@ pub enum Stage {
 }
 
 /// Why the pod was ended by the node rather than by its containers: `status.reason` and `status.message`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Verdict {
     /// `DeadlineExceeded`, `Evicted`, `OutOfcpu`, …
     pub reason: String,
     /// A sentence.
     pub message: String,
+    /// Grace instead of the pod's.
+    pub grace: Option<Duration>,
+    /// The pod was disrupted by the node: what the condition DisruptionTarget gives as reason.
+    pub disruption: Option<&'static str>,
 }
 
 /// A resize that waits or is under way: what its condition says.

@@ -26,6 +26,7 @@ pub mod start;
 pub mod static_pods;
 pub mod status;
 pub mod status_manager;
+pub mod sysctls;
 pub mod termination;
 pub mod worker;
 

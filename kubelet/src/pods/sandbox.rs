@@ -9,6 +9,17 @@ use super::{resources, start};
 use crate::host::Host;
 use crate::runtime::{Namespaces, PodRef, PortMapping, SandboxSpec};
 
+/// Why a pod can't have a sandbox here.
+#[derive(Debug, thiserror::Error)]
+pub enum SandboxError {
+    /// Its name.
+    #[error("{0}")]
+    Name(#[from] HostsError),
+    /// It wants users of its own.
+    #[error("can't set `spec.hostUsers: false`, runtime does not support user namespaces")]
+    UserNamespaces,
+}
+
 fn port_mappings(pod: &Pod) -> Vec<PortMapping> {
     let Some(spec) = &pod.spec else {
         return Vec::new();
@@ -39,9 +50,12 @@ fn port_mappings(pod: &Pod) -> Vec<PortMapping> {
 }
 
 /// The spec of the sandbox.
-pub fn spec(host: &Host, pod: &Pod, pod_ref: &PodRef) -> Result<SandboxSpec, HostsError> {
+pub fn spec(host: &Host, pod: &Pod, pod_ref: &PodRef) -> Result<SandboxSpec, SandboxError> {
     let spec = pod.spec.as_ref();
     let host_network = spec.and_then(|s| s.host_network).unwrap_or(false);
+    if spec.is_some_and(|s| s.host_users == Some(false)) {
+        return Err(SandboxError::UserNamespaces);
+    }
     let sysctls: BTreeMap<String, String> = spec
         .and_then(|s| s.security_context.as_ref())
         .iter()

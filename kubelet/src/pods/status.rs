@@ -50,8 +50,11 @@ pub fn compute(view: &View<'_>) -> PodStatus {
     let phase = phase(view, &init, &apps);
     let conditions = conditions(view, &phase, &init, &apps, passed);
     let ips = pod_ips(view);
-    let non_empty = |list: Vec<ApiContainer>| (!list.is_empty()).then_some(list);
     let verdict = view.memory.verdict.as_ref();
+    // Of a pod that was never taken there is nothing to say but why.
+    let rejected = view.sandbox.is_none()
+        && verdict.is_some_and(|v| v.message.starts_with("Pod was rejected: "));
+    let non_empty = |list: Vec<ApiContainer>| (!list.is_empty() && !rejected).then_some(list);
     let whole = view.pod.spec.as_ref().and_then(|s| s.resources.as_ref());
     PodStatus {
         phase: Some(phase),
@@ -605,6 +608,19 @@ fn conditions(
         .cloned()
         .collect();
     list.extend(foreign);
+    let disruption = view.memory.verdict.as_ref().and_then(|v| v.disruption);
+    if let Some(reason) = disruption {
+        list.retain(|c| c.type_ != "DisruptionTarget");
+        list.push(stamp(
+            view,
+            Verdict {
+                type_: "DisruptionTarget",
+                status: true,
+                reason: Some(reason),
+                message: view.memory.verdict.as_ref().map(|v| v.message.clone()),
+            },
+        ));
+    }
     if !failed && !succeeded {
         let notes = [&view.memory.resize_pending, &view.memory.resizing];
         let noted = RESIZE.iter().zip(notes);

@@ -121,9 +121,11 @@ fn changed_conditions(old: Option<&Value>, new: &Value) -> Vec<Value> {
         .collect();
     let mut changed = Vec::new();
     for condition in new.as_array().into_iter().flatten() {
-        let own = condition["type"]
-            .as_str()
-            .is_some_and(|t| OWN_CONDITIONS.contains(&t));
+        let type_ = condition["type"].as_str().unwrap_or_default();
+        // Others write this one too; ours has a reason of our own.
+        let disrupted =
+            type_ == "DisruptionTarget" && condition["reason"] == "TerminationByKubelet";
+        let own = disrupted || OWN_CONDITIONS.contains(&type_);
         if !own || old.contains(&condition) {
             continue;
         }
@@ -140,7 +142,7 @@ fn changed_conditions(old: Option<&Value>, new: &Value) -> Vec<Value> {
     let gone = |o: &&&Value| {
         o["type"]
             .as_str()
-            .is_some_and(|t| OWN_CONDITIONS.contains(&t))
+            .is_some_and(|t| t.starts_with("PodResize"))
             && !new
                 .as_array()
                 .into_iter()

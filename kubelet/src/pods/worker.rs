@@ -243,7 +243,10 @@ impl Worker {
             self.memory.verdict = Some(verdict.clone());
             if self.memory.stage == Stage::Running {
                 self.memory.stage = Stage::Terminating {
-                    deadline: clock::after(now, self.grace(&desired.pod)),
+                    deadline: clock::after(
+                        now,
+                        verdict.grace.unwrap_or_else(|| self.grace(&desired.pod)),
+                    ),
                 };
             }
         }

@@ -74,6 +74,7 @@ fn bench(name: &str) -> Bench {
         network_ready: network.subscribe(),
         node: watch::channel(None).1,
         node_changed: Arc::new(Notify::new()),
+        pressure: watch::channel(crate::eviction::Pressure::default()).1,
         allotments: Arc::default(),
         limits: Settings {
             cfs_quota: true,

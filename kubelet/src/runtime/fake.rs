@@ -362,6 +362,10 @@ impl Runtime for Fake {
         Ok(Usage::default())
     }
 
+    async fn disk_usage(&self, _: &ContainerRef) -> Result<u64> {
+        Ok(0)
+    }
+
     async fn pod_usage(&self, _: &str) -> Result<Usage> {
         Ok(Usage::default())
     }

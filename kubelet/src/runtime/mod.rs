@@ -459,6 +459,8 @@ pub trait Runtime: Send + Sync + 'static {
     async fn reopen_log(&self, container: &ContainerRef) -> Result<()>;
     /// Usage of a container.
     async fn usage(&self, container: &ContainerRef) -> Result<Usage>;
+    /// Bytes of a container's writable layer.
+    async fn disk_usage(&self, container: &ContainerRef) -> Result<u64>;
     /// Usage of the pod's cgroup.
     async fn pod_usage(&self, pod_uid: &str) -> Result<Usage>;
     /// Changes from now on.

@@ -83,6 +83,7 @@ impl Worker {
                 self.memory.verdict = Some(Verdict {
                     reason: "DeadlineExceeded".into(),
                     message: message.into(),
+                    ..Verdict::default()
                 });
                 self.host
                     .event(pod, None, Kind::Normal, "DeadlineExceeded", message);
