@@ -1,5 +1,5 @@
 # Thin: every target calls one thing. `make up` and `make test` are the two commands of README.
-.PHONY: up down build test check upstream kubectl prerequisites
+.PHONY: up down build test check conformance upstream kubectl prerequisites
 export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/local/go/bin
 
 up: build ## a running, secured cluster with the guide's example
@@ -24,6 +24,9 @@ upstream: ## upstream's programs to look at and to compare with (25 minutes)
 
 test: ## everything that lands must pass
 	e2e/test
+
+conformance: build ## upstream's conformance tests on a cluster of two nodes (FOCUS= STAGE= LIST= CONTENT_TYPE=json|protobuf NODES= PARALLEL=)
+	e2e/conformance/run
 
 check: ## formatting, lints, dependencies, tidiness
 	packaging/check

@@ -29,6 +29,17 @@ pub struct Recipe {
     pub ports: Vec<String>,
 }
 
+/// The three parts of an image, as a registry stores them.
+#[derive(Debug)]
+pub struct Blobs {
+    /// Its configuration.
+    pub configuration: Vec<u8>,
+    /// Its manifest.
+    pub manifest: Vec<u8>,
+    /// Its one layer.
+    pub layer: Vec<u8>,
+}
+
 /// One entry of the layer.
 #[derive(Debug)]
 pub enum File {
@@ -85,8 +96,39 @@ impl Recipe {
         self.files.push(("/tmp".into(), File::Folder(0o1777)));
     }
 
-    /// Writes the image as an OCI layout tar. The same inputs give the same bytes.
-    pub fn write(&self, target: &Path) -> Result<()> {
+    /// Adds everything below a folder of this machine, at the same paths below the image's root, but for what `skip` names.
+    pub fn tree(&mut self, source: &Path, skip: &dyn Fn(&str) -> bool) -> Result<()> {
+        let mut folders = vec![source.to_path_buf()];
+        while let Some(folder) = folders.pop() {
+            let mut entries = std::fs::read_dir(&folder)
+                .with_context(|| format!("cannot read {}", folder.display()))?
+                .collect::<std::io::Result<Vec<_>>>()?;
+            entries.sort_by_key(std::fs::DirEntry::file_name);
+            for entry in entries {
+                let path = entry.path();
+                let name = format!("/{}", path.strip_prefix(source)?.display());
+                if skip(&name) {
+                    continue;
+                }
+                let metadata = entry.metadata()?;
+                let mode =
+                    std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o7777;
+                let file = if metadata.is_symlink() {
+                    File::Link(std::fs::read_link(&path)?.display().to_string())
+                } else if metadata.is_dir() {
+                    folders.push(path);
+                    File::Folder(mode)
+                } else {
+                    File::Copy(path, mode)
+                };
+                self.files.push((name, file));
+            }
+        }
+        Ok(())
+    }
+
+    /// What the image consists of. The same inputs give the same bytes.
+    pub fn blobs(&self) -> Result<Blobs> {
         let layer = self.layer()?;
         let diff_id = digest(&layer);
         let configuration = serde_json::to_vec(&self.configuration(&diff_id))?;
@@ -96,6 +138,20 @@ impl Recipe {
             "config": descriptor("application/vnd.oci.image.config.v1+json", &configuration),
             "layers": [descriptor("application/vnd.oci.image.layer.v1.tar", &layer)],
         }))?;
+        Ok(Blobs {
+            configuration,
+            manifest,
+            layer,
+        })
+    }
+
+    /// Writes the image as an OCI layout tar. The same inputs give the same bytes.
+    pub fn write(&self, target: &Path) -> Result<()> {
+        let Blobs {
+            configuration,
+            manifest,
+            layer,
+        } = self.blobs()?;
         let manifests: Vec<Value> = self
             .names
             .iter()
@@ -251,7 +307,8 @@ fn append_folder(archive: &mut tar::Builder<Vec<u8>>, path: &str, mode: u32) -> 
     Ok(())
 }
 
-fn digest(bytes: &[u8]) -> String {
+/// `sha256:…` of a blob.
+pub fn digest(bytes: &[u8]) -> String {
     let hash = Sha256::digest(bytes);
     hash.iter().fold(String::from("sha256:"), |mut text, byte| {
         use std::fmt::Write;

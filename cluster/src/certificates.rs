@@ -138,6 +138,84 @@ impl Certificates {
             service_account: service_account::ensure(&pki)?,
         })
     }
+
+    /// What a further node needs: the cluster's authority and its own kubelet's and proxy's certificates.
+    pub fn ensure_node(node: &Layout, address: IpAddr) -> Result<NodeCertificates, PkiError> {
+        let pki = node.pki();
+        let cluster = Authority::ensure(&pki, "ca", "kubernetes")?;
+        let (name, number) = (node.node_name(), node.node());
+        let user = format!("system:node:{name}");
+        let own = |file: String, identity| cluster.ensure_issued(&pki, &file, &identity);
+        Ok(NodeCertificates {
+            cluster_authority: cluster.certificate_path().into(),
+            cluster_authority_pem: cluster.certificate_pem().into(),
+            kubelet_server: own(
+                format!("kubelet-server-{number}"),
+                Identity::server(&user, &[&name], &[address]),
+            )?,
+            clients: vec![
+                (
+                    "kube-proxy",
+                    own(
+                        "kube-proxy".into(),
+                        Identity::client("system:kube-proxy", &[]),
+                    )?,
+                ),
+                (
+                    "kubelet",
+                    own(
+                        format!("kubelet-{number}"),
+                        Identity::client(&user, &["system:nodes"]),
+                    )?,
+                ),
+            ],
+        })
+    }
+
+    /// The first node's part of the cluster's.
+    pub fn of_first_node(&self) -> NodeCertificates {
+        NodeCertificates {
+            cluster_authority: self.cluster_authority.clone(),
+            cluster_authority_pem: self.cluster_authority_pem.clone(),
+            kubelet_server: self.kubelet_server.clone(),
+            clients: self
+                .clients
+                .iter()
+                .filter(|(daemon, _)| matches!(*daemon, "kubelet" | "kube-proxy"))
+                .cloned()
+                .collect(),
+        }
+    }
+}
+
+/// What one node's daemons need.
+#[derive(Debug)]
+pub struct NodeCertificates {
+    /// The cluster's authority.
+    pub cluster_authority: PathBuf,
+    /// PEM of it.
+    pub cluster_authority_pem: String,
+    /// The kubelet's serving certificate.
+    pub kubelet_server: Issued,
+    /// Clients with a kubeconfig: daemon's file name, certificate.
+    pub clients: Vec<(&'static str, Issued)>,
+}
+
+/// Removes the certificates of a further node.
+pub fn remove_node(node: &Layout) -> anyhow::Result<()> {
+    for name in ["kubelet-server", "kubelet"] {
+        for suffix in ["crt", "key"] {
+            let file = node.pki().join(format!("{name}-{}.{suffix}", node.node()));
+            match std::fs::remove_file(&file) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(anyhow::Error::new(error)
+                        .context(format!("cannot remove {}", file.display())));
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::certificates::Certificates;
 use crate::layout::{API_PORT, Layout, POD_RANGE, SERVICE_RANGE};
+use crate::nodes;
 
 /// A daemon of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,7 +25,7 @@ pub struct Component {
     pub environment: Vec<(String, String)>,
 }
 
-/// The names, in the order of start; stopping goes the other way.
+/// The names on a cluster of one node, in the order of start; stopping goes the other way.
 pub const NAMES: &[&str] = &[
     "etcd",
     "kube-apiserver",
@@ -52,22 +53,53 @@ pub struct Facts<'a> {
     pub certificates: &'a Certificates,
     /// Programs.
     pub programs: &'a Programs,
-    /// The node's name.
-    pub node: &'a str,
-    /// The node's address.
+    /// The first node's address.
     pub address: IpAddr,
+    /// How many nodes there are.
+    pub nodes: u32,
+    /// `registry=url`, for the kubelets.
+    pub mirrors: &'a [String],
+    /// This program, which further nodes' daemons are started through.
+    pub keelson: &'a Path,
 }
 
 /// All components of the cluster.
 pub fn all(facts: &Facts<'_>) -> Vec<Component> {
-    vec![
+    let mut rows = vec![
         etcd(facts),
         apiserver(facts),
         controller_manager(facts),
         scheduler(facts),
-        kubelet(facts),
-        proxy(facts),
-    ]
+        kubelet(facts, facts.layout, facts.address),
+        proxy(facts, facts.layout),
+    ];
+    for number in 2..=facts.nodes {
+        let node = facts.layout.of_node(number);
+        let address = nodes::address(number).into();
+        rows.extend(
+            [kubelet(facts, &node, address), proxy(facts, &node)].map(|row| on(&node, row, facts)),
+        );
+    }
+    rows
+}
+
+/// A daemon's row as one of a further node: started in its namespace, under a name with its number.
+fn on(node: &Layout, row: Component, facts: &Facts<'_>) -> Component {
+    let mut arguments = vec![
+        format!("--name={}", node.name),
+        "on-node".into(),
+        format!("--node={}", node.node()),
+        format!("--gateway={}", facts.address),
+        "--".into(),
+        row.program.display().to_string(),
+    ];
+    arguments.extend(row.arguments);
+    Component {
+        name: format!("{}-{}", row.name, node.node()),
+        program: facts.keelson.into(),
+        arguments,
+        environment: row.environment,
+    }
 }
 
 fn flag(name: &str, value: impl AsRef<Path>) -> String {
@@ -227,14 +259,13 @@ fn scheduler(facts: &Facts<'_>) -> Component {
     )
 }
 
-fn kubelet(facts: &Facts<'_>) -> Component {
-    let layout = facts.layout;
-    let arguments = vec![
+fn kubelet(facts: &Facts<'_>, layout: &Layout, address: IpAddr) -> Component {
+    let mut arguments = vec![
         flag("config", layout.configuration().join("kubelet.yaml")),
         flag("kubeconfig", layout.kubeconfig("kubelet")),
         flag("root-dir", layout.kubelet()),
-        format!("--hostname-override={}", facts.node),
-        format!("--node-ip={}", facts.address),
+        format!("--hostname-override={}", layout.node_name()),
+        format!("--node-ip={address}"),
         format!("--cgroup-root=/{}", layout.cgroup_root()),
         flag("keelson-image-root", layout.images()),
         flag("keelson-state-dir", layout.run().join("kubelet")),
@@ -244,16 +275,19 @@ fn kubelet(facts: &Facts<'_>) -> Component {
         format!("--keelson-bridge={}", layout.bridge()),
         flag("keelson-container-logs-dir", layout.container_logs()),
     ];
+    arguments.extend(
+        facts
+            .mirrors
+            .iter()
+            .map(|mirror| format!("--keelson-registry-mirror={mirror}")),
+    );
     component("kubelet", facts.programs.ours.join("kubelet"), arguments)
 }
 
-fn proxy(facts: &Facts<'_>) -> Component {
+fn proxy(facts: &Facts<'_>, layout: &Layout) -> Component {
     let arguments = vec![
-        flag(
-            "config",
-            facts.layout.configuration().join("kube-proxy.yaml"),
-        ),
-        format!("--hostname-override={}", facts.node),
+        flag("config", layout.configuration().join("kube-proxy.yaml")),
+        format!("--hostname-override={}", layout.node_name()),
     ];
     component(
         "kube-proxy",
@@ -280,17 +314,27 @@ mod tests {
             layout: &layout,
             certificates: &certificates,
             programs: &programs,
-            node: "n",
             address,
+            nodes: 2,
+            mirrors: &["registry.example=http://192.0.2.7:5000".into()],
+            keelson: Path::new("/usr/local/bin/keelson"),
         });
-        assert_eq!(
-            rows.iter().map(|c| c.name.as_str()).collect::<Vec<_>>(),
-            NAMES
-        );
+        let names: Vec<&str> = rows.iter().map(|c| c.name.as_str()).collect();
+        assert_eq!(names, [NAMES, &["kubelet-2", "kube-proxy-2"]].concat());
         assert!(
             rows.iter()
                 .flat_map(|c| &c.arguments)
-                .all(|a| a.starts_with("--") && !a.contains("PRIVATE"))
+                .all(|a| !a.contains("PRIVATE"))
         );
+        let second = &rows[NAMES.len()];
+        for argument in [
+            "on-node",
+            "--node=2",
+            "/usr/local/bin/kubelet",
+            "--node-ip=198.51.100.11",
+            "--keelson-registry-mirror=registry.example=http://192.0.2.7:5000",
+        ] {
+            assert!(second.arguments.iter().any(|a| a == argument), "{second:?}");
+        }
     }
 }

@@ -7,7 +7,7 @@ use keelson_pki::kubeconfig::Kubeconfig;
 use keelson_pki::{PkiError, file};
 use serde_json::{Value, json};
 
-use crate::certificates::Certificates;
+use crate::certificates::{Certificates, NodeCertificates};
 use crate::layout::{API_PORT, DNS_SERVICE, DOMAIN, Layout, POD_RANGE};
 
 /// Writes a file only when its content differs; returns whether it wrote.
@@ -64,16 +64,44 @@ pub fn ensure(
         changed |= yaml(&layout.kubeconfig(daemon), &document)?;
     }
     changed |= yaml(
+        &layout.configuration().join("kube-scheduler.yaml"),
+        &scheduler(layout),
+    )?;
+    changed |= ensure_daemons(layout, &certificates.of_first_node())?;
+    Ok(changed)
+}
+
+/// Writes what the daemons of a further node need. `server` is the first node's address.
+pub fn ensure_node(
+    node: &Layout,
+    certificates: &NodeCertificates,
+    server: IpAddr,
+) -> Result<bool, PkiError> {
+    let mut changed = false;
+    for (daemon, issued) in &certificates.clients {
+        let kubeconfig = Kubeconfig {
+            cluster: &node.context(),
+            user: daemon,
+            server: &server_url(server),
+            authority: &certificates.cluster_authority_pem,
+            certificate: &issued.certificate,
+            key: &issued.key,
+        };
+        changed |= yaml(&node.kubeconfig(daemon), &kubeconfig.by_reference())?;
+    }
+    changed |= ensure_daemons(node, certificates)?;
+    Ok(changed)
+}
+
+/// The configuration of a node's kubelet and proxy.
+fn ensure_daemons(layout: &Layout, certificates: &NodeCertificates) -> Result<bool, PkiError> {
+    let mut changed = yaml(
         &layout.configuration().join("kubelet.yaml"),
         &kubelet(layout, certificates),
     )?;
     changed |= yaml(
         &layout.configuration().join("kube-proxy.yaml"),
         &proxy(layout),
-    )?;
-    changed |= yaml(
-        &layout.configuration().join("kube-scheduler.yaml"),
-        &scheduler(layout),
     )?;
     let manifests = layout.manifests();
     std::fs::create_dir_all(&manifests).map_err(|source| PkiError::File {
@@ -83,7 +111,7 @@ pub fn ensure(
     Ok(changed)
 }
 
-fn kubelet(layout: &Layout, certificates: &Certificates) -> Value {
+fn kubelet(layout: &Layout, certificates: &NodeCertificates) -> Value {
     json!({
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",

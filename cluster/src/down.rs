@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use crate::layout::Layout;
 use crate::progress::Progress;
-use crate::{host, supervisor, systemd};
+use crate::{host, nodes, supervisor, systemd};
 
 /// Stops everything. Fine if nothing runs.
 pub async fn run(layout: &Layout) -> Result<()> {
@@ -20,6 +20,9 @@ pub async fn run(layout: &Layout) -> Result<()> {
         .await?;
     progress
         .step("stop the containers", async {
+            for node in nodes::known(layout) {
+                nodes::stop(&node)?;
+            }
             host::remove_cgroups(layout)?;
             host::unmount_below(&[layout.run(), layout.state(), layout.kubelet()])
         })

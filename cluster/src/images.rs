@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 
 use crate::assembly::Recipe;
 use crate::layout::Layout;
+use crate::nodes;
 
 /// The example's image, under the guide's tag and a second one for `set image`.
 pub const EXAMPLE: [&str; 2] = [
@@ -19,14 +20,17 @@ fn store(layout: &Layout) -> Result<keelson_image::Store> {
     keelson_image::Store::open(layout.images()).context("cannot open the image store")
 }
 
-/// Imports an OCI layout or docker-archive tar; prints what it held.
+/// Imports an OCI layout or docker-archive tar into every node's store; prints what it held.
 pub async fn import(layout: &Layout, archive: &Path) -> Result<()> {
-    for image in store(layout)?
-        .import(archive, None)
-        .await
-        .with_context(|| format!("cannot import {}", archive.display()))?
-    {
-        println!("{}", image.tags.join(" "));
+    let further = nodes::known(layout);
+    for node in std::iter::once(layout).chain(&further) {
+        let images = store(node)?
+            .import(archive, None)
+            .await
+            .with_context(|| format!("cannot import {}", archive.display()))?;
+        for image in images.iter().filter(|_| node.is_first()) {
+            println!("{}", image.tags.join(" "));
+        }
     }
     Ok(())
 }
@@ -106,7 +110,16 @@ pub fn dns_recipe(program: &Path) -> Result<Recipe> {
     Ok(recipe)
 }
 
-/// Assembles and imports the images that the cluster needs, unless the store holds them made from the same programs.
+/// Does [`ensure`] for every node.
+pub async fn ensure_all(nodes: &[Layout], programs: &Path) -> Result<bool> {
+    let mut changed = false;
+    for node in nodes {
+        changed |= ensure(node, programs).await?;
+    }
+    Ok(changed)
+}
+
+/// Assembles and imports the images that a node needs, unless the store holds them made from the same programs.
 /// Returns whether anything was imported.
 pub async fn ensure(layout: &Layout, programs: &Path) -> Result<bool> {
     let mut changed = false;

@@ -1,5 +1,6 @@
 //! Where a cluster's files, sockets and addresses are. The default cluster is called `keelson` and uses the host's network;
-//! any other name gets folders, a cgroup root and a network namespace of its own, so that it never meets a running one.
+//! any other name gets folders, a cgroup root and a network namespace of its own, so that it never meets a running one. Further
+//! nodes of a cluster ([`crate::nodes`]) have theirs inside of the cluster's.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
@@ -18,6 +19,8 @@ pub const API_SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
 pub const DNS_SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
 /// DNS domain of the cluster.
 pub const DOMAIN: &str = "cluster.local";
+/// Start of the names of further nodes' folders.
+pub const NODE_FOLDER: &str = "node-";
 /// The API server's port.
 pub const API_PORT: u16 = 6443;
 
@@ -28,6 +31,8 @@ pub struct Layout {
     pub name: String,
     /// Root of the file system paths below; `/` but in tests.
     root: PathBuf,
+    /// Which of the cluster's nodes this is about; the first one lives with the control plane.
+    node: u32,
 }
 
 impl Layout {
@@ -56,7 +61,26 @@ impl Layout {
         Ok(Self {
             name: name.into(),
             root: root.into(),
+            node: 1,
         })
+    }
+
+    /// The places of one of the cluster's nodes, counted from 1: the first one's are the cluster's own.
+    pub fn of_node(&self, node: u32) -> Self {
+        Self {
+            node,
+            ..self.clone()
+        }
+    }
+
+    /// Which node this is about, counted from 1.
+    pub fn node(&self) -> u32 {
+        self.node
+    }
+
+    /// Whether this is about the node that lives with the control plane.
+    pub fn is_first(&self) -> bool {
+        self.node == 1
     }
 
     /// Whether this is the cluster on the host's own network.
@@ -64,12 +88,19 @@ impl Layout {
         self.name == DEFAULT_NAME
     }
 
-    fn named(&self, base: &str) -> PathBuf {
+    /// A folder of the cluster, whichever node this is about.
+    fn shared(&self, base: &str) -> PathBuf {
         let base = self.root.join(base.trim_start_matches('/'));
-        if self.is_default() {
-            base.join("keelson")
+        base.join(self.context())
+    }
+
+    /// The node's part of it: further nodes have a folder inside of it.
+    fn named(&self, base: &str) -> PathBuf {
+        let folder = self.shared(base);
+        if self.is_first() {
+            folder
         } else {
-            base.join(format!("keelson-{}", self.name))
+            folder.join(format!("{NODE_FOLDER}{}", self.node))
         }
     }
 
@@ -78,9 +109,9 @@ impl Layout {
         self.named("/var/lib")
     }
 
-    /// Certificates and keys (0700).
+    /// Certificates and keys of the whole cluster (0700).
     pub fn pki(&self) -> PathBuf {
-        self.state().join("pki")
+        self.shared("/var/lib").join("pki")
     }
 
     /// etcd's data.
@@ -95,7 +126,7 @@ impl Layout {
 
     /// The kubelet's `--root-dir`.
     pub fn kubelet(&self) -> PathBuf {
-        if self.is_default() {
+        if self.is_default() && self.is_first() {
             self.root.join("var/lib/kubelet")
         } else {
             self.state().join("kubelet")
@@ -134,7 +165,7 @@ impl Layout {
 
     /// The pods' logs.
     pub fn pod_logs(&self) -> PathBuf {
-        if self.is_default() {
+        if self.is_default() && self.is_first() {
             self.root.join("var/log/pods")
         } else {
             self.logs().join("pods")
@@ -143,7 +174,7 @@ impl Layout {
 
     /// The flat folder of links that log collectors read.
     pub fn container_logs(&self) -> PathBuf {
-        if self.is_default() {
+        if self.is_default() && self.is_first() {
             self.root.join("var/log/containers")
         } else {
             self.logs().join("containers")
@@ -155,18 +186,19 @@ impl Layout {
         self.named("/run")
     }
 
-    /// Name of the root cgroup.
+    /// Name of the node's root cgroup.
     pub fn cgroup_root(&self) -> String {
-        if self.is_default() {
-            "keelson".into()
+        if self.is_first() {
+            self.context()
         } else {
-            format!("keelson-{}", self.name)
+            // No cluster's name has a dot in it, so this is none's first node.
+            format!("{}.{NODE_FOLDER}{}", self.context(), self.node)
         }
     }
 
-    /// The network namespace the cluster lives in; `None` is the host's.
+    /// The network namespace the node lives in; `None` is the host's.
     pub fn netns(&self) -> Option<String> {
-        (!self.is_default()).then(|| format!("keelson-{}", self.name))
+        (!self.is_default() || !self.is_first()).then(|| self.cgroup_root())
     }
 
     /// Name of the pods' bridge (an interface name has at most 15 bytes).
@@ -176,13 +208,27 @@ impl Layout {
 
     /// Name of the kubeconfig's cluster and context.
     pub fn context(&self) -> String {
-        self.cgroup_root()
+        if self.is_default() {
+            "keelson".into()
+        } else {
+            format!("keelson-{}", self.name)
+        }
     }
 
-    /// Every folder that `uninstall` removes.
+    /// The node's name in the cluster.
+    pub fn node_name(&self) -> String {
+        match (self.is_first(), self.is_default()) {
+            (true, true) => node_name(),
+            (true, false) => format!("{}-node", self.name),
+            (false, true) => format!("{}-{NODE_FOLDER}{}", node_name(), self.node),
+            (false, false) => format!("{}-{NODE_FOLDER}{}", self.name, self.node),
+        }
+    }
+
+    /// Every folder that `uninstall` removes: of the whole cluster, or of one further node.
     pub fn folders(&self) -> Vec<PathBuf> {
         let mut folders = vec![self.run(), self.state(), self.configuration(), self.logs()];
-        if self.is_default() {
+        if self.is_default() && self.is_first() {
             folders.extend([self.kubelet(), self.pod_logs(), self.container_logs()]);
         }
         folders
@@ -243,6 +289,29 @@ mod tests {
             );
         }
         assert_eq!(two.netns().as_deref(), Some("keelson-walk"));
+    }
+
+    #[test]
+    fn further_nodes_have_places_of_their_own_inside_the_cluster() {
+        for name in ["keelson", "walk"] {
+            let cluster = Layout::new(name).expect("layout");
+            let node = cluster.of_node(2);
+            assert_eq!(node.pki(), cluster.pki());
+            assert_eq!(node.context(), cluster.context());
+            for folder in node.folders() {
+                assert!(
+                    cluster.folders().iter().any(|f| folder.starts_with(f)),
+                    "uninstall would leave {folder:?}"
+                );
+            }
+            assert!(node.kubelet().starts_with(node.state()));
+            assert_ne!(node.netns(), cluster.netns());
+            assert_ne!(node.cgroup_root(), cluster.cgroup_root());
+            assert_ne!(node.node_name(), cluster.node_name());
+        }
+        let node = Layout::new("walk").expect("layout").of_node(3);
+        assert_eq!(node.node_name(), "walk-node-3");
+        assert_eq!(node.netns().as_deref(), Some("keelson-walk.node-3"));
     }
 
     #[test]

@@ -17,6 +17,7 @@ pub mod images;
 pub mod kubeconfig;
 pub mod layout;
 pub mod netns;
+pub mod nodes;
 pub mod progress;
 pub mod secrets;
 pub mod status;

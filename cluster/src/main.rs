@@ -1,5 +1,6 @@
 //! The `keelson` command line.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -8,7 +9,8 @@ use clap::{Parser, Subcommand};
 use keelson::failure::Failure;
 use keelson::layout::{DEFAULT_NAME, Layout};
 use keelson::{
-    check, down, images, kubeconfig, netns, secrets, status, supervisor, support, uninstall, up,
+    check, down, images, kubeconfig, netns, nodes, secrets, status, supervisor, support, uninstall,
+    up,
 };
 
 /// Keelson: a Kubernetes cluster on this machine.
@@ -35,6 +37,12 @@ enum Command {
         /// Folder of the daemons; the folder of this program by default.
         #[arg(long)]
         programs: Option<PathBuf>,
+        /// How many nodes: further ones live in network namespaces of their own. As many as there are by default, or 1.
+        #[arg(long)]
+        nodes: Option<u32>,
+        /// Where the nodes ask for images instead of a registry: `registry=url`, `*=url` for all; repeated.
+        #[arg(long)]
+        registry_mirror: Vec<String>,
     },
     /// Stop the daemons and all containers; what is stored stays.
     Down,
@@ -71,6 +79,19 @@ enum Command {
     /// Keep the daemons alive (started by `up`).
     #[command(hide = true)]
     Supervise,
+    /// Run a program on a further node (used by `up` for the node's daemons).
+    #[command(hide = true)]
+    OnNode {
+        /// Which node, counted from 1.
+        #[arg(long)]
+        node: u32,
+        /// The first node's address.
+        #[arg(long)]
+        gateway: IpAddr,
+        /// The program and its arguments.
+        #[arg(trailing_var_arg = true, required = true, allow_hyphen_values = true)]
+        command: Vec<String>,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -124,6 +145,16 @@ fn run(arguments: Arguments) -> Result<()> {
             return Ok(());
         }
         Command::Exec { command } => return exec(&layout, command),
+        Command::OnNode {
+            node,
+            gateway,
+            command,
+        } => {
+            let node = layout.of_node(*node);
+            // After a reboot the unit is started before anybody made the namespace again.
+            nodes::connect(&node, *gateway)?;
+            return nodes::exec(&node, command);
+        }
         Command::Up { .. } => {
             if let Some(failure) = check::first_failure(&layout) {
                 return Err(failure.into());
@@ -152,11 +183,15 @@ fn run(arguments: Arguments) -> Result<()> {
                 no_example,
                 no_kubeconfig,
                 programs,
+                nodes,
+                registry_mirror,
             } => {
                 let options = up::Options {
                     example: !no_example,
                     merge_kubeconfig: !no_kubeconfig,
                     programs,
+                    nodes,
+                    mirrors: registry_mirror,
                 };
                 up::run(&layout, &options).await
             }
@@ -173,9 +208,11 @@ fn run(arguments: Arguments) -> Result<()> {
             },
             Command::Support { file } => support::run(&layout, &file).await,
             Command::Uninstall => uninstall::run(&layout).await,
-            Command::Supervise | Command::Check | Command::Kubeconfig | Command::Exec { .. } => {
-                Ok(())
-            }
+            Command::Supervise
+            | Command::Check
+            | Command::Kubeconfig
+            | Command::Exec { .. }
+            | Command::OnNode { .. } => Ok(()),
         }
     })
 }

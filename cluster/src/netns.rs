@@ -1,6 +1,6 @@
 //! The network namespace of a cluster that is not the default one: its own loopback and one interface as the node's.
 //!
-//! `ip` is not called: namespaces are bind mounts below `/run/netns`, as iproute2 makes them, so that `ip netns exec` finds them.
+//! Namespaces are bind mounts below `/run/netns`, as iproute2 makes them, so that `ip netns exec` finds them.
 
 use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr};
@@ -27,9 +27,10 @@ pub fn exists(name: &str) -> bool {
         .is_ok_and(|fs| fs.filesystem_type() == nix::sys::statfs::NSFS_MAGIC)
 }
 
-/// Makes the namespace with loopback up and the node's interface; returns the node's address.
-pub fn ensure(name: &str) -> Result<IpAddr> {
-    if !exists(name) {
+/// Makes an empty namespace with loopback up. Returns whether it was missing.
+pub fn make(name: &str) -> Result<bool> {
+    let missing = !exists(name);
+    if missing {
         std::fs::create_dir_all(DIRECTORY).context("cannot make /run/netns")?;
         let target = path(name);
         File::create(&target).with_context(|| format!("cannot make {}", target.display()))?;
@@ -45,37 +46,45 @@ pub fn ensure(name: &str) -> Result<IpAddr> {
         })?
         .context("cannot make a network namespace")?;
     }
-    // rtnetlink would need an async connection in the other namespace for four messages; iproute2 is a prerequisite anyway.
-    for arguments in [
-        vec!["link", "set", "lo", "up"],
-        // A cable to nowhere: not every kernel has the dummy driver, and a cable has a carrier.
-        vec![
-            "link", "add", "node0", "type", "veth", "peer", "name", "node1",
-        ],
-        vec!["link", "set", "node1", "up"],
-        vec!["address", "replace", "198.51.100.10/24", "dev", "node0"],
-        vec!["link", "set", "node0", "up"],
-        vec![
-            "route",
-            "replace",
-            "default",
-            "dev",
-            "node0",
-            "src",
-            "198.51.100.10",
-        ],
-    ] {
-        let output = std::process::Command::new("ip")
-            .args(["-n", name])
-            .args(&arguments)
-            .output()
-            .context("cannot run ip: apt-get install iproute2")?;
-        let message = String::from_utf8_lossy(&output.stderr);
-        if !output.status.success() && !message.contains("File exists") {
-            anyhow::bail!("ip {}: {}", arguments.join(" "), message.trim());
-        }
-    }
+    ip(Some(name), "link set lo up")?;
+    Ok(missing)
+}
+
+/// Makes the namespace of a cluster's first node, with the node's interface; returns the node's address.
+pub fn ensure(name: &str) -> Result<IpAddr> {
+    make(name)?;
+    // A cable to nowhere: not every kernel has the dummy driver, and a cable has a carrier.
+    ip(Some(name), "link add node0 type veth peer name node1")?;
+    ip(Some(name), "link set node1 up")?;
+    ip(
+        Some(name),
+        &format!("address replace {NODE_ADDRESS}/24 dev node0"),
+    )?;
+    ip(Some(name), "link set node0 up")?;
+    ip(
+        Some(name),
+        &format!("route replace default dev node0 src {NODE_ADDRESS}"),
+    )?;
     Ok(NODE_ADDRESS.into())
+}
+
+/// Runs `ip` (arguments split at spaces) in a namespace, or in the caller's. What is there already is fine.
+///
+/// rtnetlink would need an async connection in the other namespace for a few messages; iproute2 is a prerequisite anyway.
+pub fn ip(namespace: Option<&str>, arguments: &str) -> Result<()> {
+    let mut command = std::process::Command::new("ip");
+    if let Some(name) = namespace {
+        command.args(["-n", name]);
+    }
+    let output = command
+        .args(arguments.split(' '))
+        .output()
+        .context("cannot run ip: apt-get install iproute2")?;
+    let message = String::from_utf8_lossy(&output.stderr);
+    if !output.status.success() && !message.contains("File exists") {
+        anyhow::bail!("ip {arguments}: {}", message.trim());
+    }
+    Ok(())
 }
 
 /// Removes the namespace. Fine if it is gone.

@@ -4,18 +4,17 @@ use anyhow::Result;
 use k8s_openapi::api::core::v1::Node;
 use kube::{Api, api::ListParams};
 
-use crate::components::NAMES;
 use crate::failure::{EXIT_UNHEALTHY, Failure};
 use crate::layout::Layout;
-use crate::supervisor::{Running, pid_file};
+use crate::supervisor::{self, Running, pid_file};
 use crate::{systemd, up};
 
 /// Prints the state; fails with exit code 3 when anything is not as it should be.
 pub async fn run(layout: &Layout) -> Result<()> {
     let mut healthy = true;
     if !systemd::in_charge(layout) {
-        for name in NAMES {
-            match Running::find(&pid_file(layout, name)) {
+        for name in supervisor::names(layout) {
+            match Running::find(&pid_file(layout, &name)) {
                 Some(process) => println!(
                     " ✓ {name:<24} pid {:<8} {} MB",
                     process.pid,

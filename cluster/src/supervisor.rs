@@ -125,6 +125,17 @@ fn components_file(layout: &Layout) -> PathBuf {
     layout.run().join("components.json")
 }
 
+/// The names of the cluster's daemons, in the order of start.
+pub fn names(layout: &Layout) -> Vec<String> {
+    let components: Option<Vec<Component>> = std::fs::read(components_file(layout))
+        .ok()
+        .and_then(|text| serde_json::from_slice(&text).ok());
+    match components {
+        Some(components) => components.into_iter().map(|c| c.name).collect(),
+        None => NAMES.iter().map(|name| (*name).to_owned()).collect(),
+    }
+}
+
 /// What the running supervisor was started with, if one runs.
 pub fn running(layout: &Layout) -> Option<Running> {
     Running::find(&pid_file(layout, "supervisor"))
@@ -180,7 +191,7 @@ pub fn stop(layout: &Layout) -> Result<()> {
         }
     }
     // What a killed supervisor left.
-    for name in NAMES.iter().rev() {
+    for name in names(layout).iter().rev() {
         let file = pid_file(layout, name);
         if let Some(process) = Running::find(&file) {
             end(process);

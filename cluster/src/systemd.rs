@@ -25,7 +25,14 @@ fn unit_path(component: &str) -> PathBuf {
 
 /// Settings of a unit that the daemon's work allows.
 fn hardening(component: &str) -> &'static str {
+    // A further node's daemon enters the node's namespaces first.
+    let further = component
+        .rsplit_once('-')
+        .is_some_and(|(_, number)| number.parse::<u32>().is_ok());
     match component {
+        _ if further => {
+            "Delegate=yes\nKillMode=process\nOOMScoreAdjust=-998\nLimitNOFILE=1048576\n"
+        }
         // The kubelet and the proxy change the host: that is their work.
         "kubelet" => "Delegate=yes\nKillMode=process\nOOMScoreAdjust=-999\nLimitNOFILE=1048576\n",
         "kube-proxy" => {
@@ -84,7 +91,13 @@ pub fn start(components: &[Component]) -> Result<bool> {
     if changed {
         systemctl(&["daemon-reload"])?;
     }
-    let names: Vec<String> = NAMES.iter().map(|n| unit_name(n)).collect();
+    for name in units()? {
+        if !components.iter().any(|c| unit_name(&c.name) == name) {
+            systemctl(&["disable", "--now", &name])?;
+            remove_unit(&name)?;
+        }
+    }
+    let names: Vec<String> = components.iter().map(|c| unit_name(&c.name)).collect();
     let mut arguments = vec!["enable", "--now"];
     arguments.extend(names.iter().map(String::as_str));
     systemctl(&arguments)?;
@@ -98,12 +111,8 @@ pub fn start(components: &[Component]) -> Result<bool> {
 
 /// Stops and disables the units.
 pub fn stop() -> Result<()> {
-    let names: Vec<String> = NAMES
-        .iter()
-        .rev()
-        .filter(|n| unit_path(n).exists())
-        .map(|n| unit_name(n))
-        .collect();
+    let mut names = units()?;
+    names.reverse();
     if names.is_empty() {
         return Ok(());
     }
@@ -117,15 +126,38 @@ pub fn remove(layout: &Layout) -> Result<()> {
     if !in_charge(layout) {
         return Ok(());
     }
-    for name in NAMES {
-        match std::fs::remove_file(unit_path(name)) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(error).context("cannot remove a unit");
-            }
-            _ => {}
-        }
+    for name in units()? {
+        remove_unit(&name)?;
     }
     systemctl(&["daemon-reload"])
+}
+
+/// The units that are there, in the order of start: the cluster's first, then those of further nodes.
+fn units() -> Result<Vec<String>> {
+    let mut names: Vec<String> = NAMES
+        .iter()
+        .map(|name| unit_name(name))
+        .filter(|name| Path::new(UNITS).join(name).exists())
+        .collect();
+    let mut further = Vec::new();
+    for entry in std::fs::read_dir(UNITS).context("cannot read the folder of units")? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if name.starts_with("keelson-") && name.ends_with(".service") && !names.contains(&name) {
+            further.push(name);
+        }
+    }
+    further.sort();
+    names.extend(further);
+    Ok(names)
+}
+
+fn remove_unit(name: &str) -> Result<()> {
+    match std::fs::remove_file(Path::new(UNITS).join(name)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).context("cannot remove a unit")
+        }
+        _ => Ok(()),
+    }
 }
 
 fn systemctl(arguments: &[&str]) -> Result<()> {

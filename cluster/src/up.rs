@@ -16,10 +16,11 @@ use kube::{Api, Client};
 use crate::certificates::Certificates;
 use crate::components::{self, Facts, Programs};
 use crate::failure::Failure;
-use crate::layout::{Layout, node_name, primary_address};
+use crate::layout::{Layout, primary_address};
 use crate::progress::Progress;
 use crate::{
-    addons, check, configuration, example, images, kubeconfig, netns, status, supervisor, systemd,
+    addons, check, configuration, example, images, kubeconfig, netns, nodes, status, supervisor,
+    systemd,
 };
 
 /// How long the control plane may take to answer.
@@ -36,6 +37,10 @@ pub struct Options {
     pub merge_kubeconfig: bool,
     /// Folder of the daemons; the folder of this program when `None`.
     pub programs: Option<PathBuf>,
+    /// How many nodes; as many as there are when `None`.
+    pub nodes: Option<u32>,
+    /// `registry=url`, for the kubelets.
+    pub mirrors: Vec<String>,
 }
 
 /// A client with the administrator's certificate, from inside the cluster's network namespace if it has one.
@@ -57,11 +62,13 @@ pub async fn run(layout: &Layout, options: &Options) -> Result<()> {
     if let Some(failure) = check::first_failure(layout) {
         return Err(failure.into());
     }
-    let node = if layout.is_default() {
-        node_name()
-    } else {
-        format!("{}-node", layout.name)
-    };
+    let node = layout.node_name();
+    let number = nodes::wanted(layout, options.nodes)?;
+    let all: Vec<Layout> = (1..=number).map(|n| layout.of_node(n)).collect();
+    let dismissed: Vec<Layout> = nodes::known(layout)
+        .into_iter()
+        .filter(|n| n.node() > number)
+        .collect();
     let mut changed = false;
     let address = address(layout).await?;
     let certificates = progress
@@ -73,9 +80,10 @@ pub async fn run(layout: &Layout, options: &Options) -> Result<()> {
     changed |= configuration::ensure(layout, &certificates, address)?;
     changed |= crate::secrets::ensure(layout)?;
     remember_sysctls(layout)?;
+    changed |= prepare_nodes(&all, address)?;
     let ours = programs(options)?;
     changed |= progress
-        .step("images", images::ensure(layout, &ours))
+        .step("images", images::ensure_all(&all, &ours))
         .await?;
 
     let programs = Programs {
@@ -86,8 +94,10 @@ pub async fn run(layout: &Layout, options: &Options) -> Result<()> {
         layout,
         certificates: &certificates,
         programs: &programs,
-        node: &node,
         address,
+        nodes: number,
+        mirrors: &options.mirrors,
+        keelson: &std::env::current_exe().context("cannot find this program")?,
     });
     changed |= progress
         .step("daemons", async {
@@ -100,14 +110,22 @@ pub async fn run(layout: &Layout, options: &Options) -> Result<()> {
             })
         })
         .await?;
+    for node in &dismissed {
+        nodes::remove(node)?;
+        changed = true;
+    }
     let client = client(layout).await?;
     progress
         .step("API server ready", wait_ready(&client, layout))
         .await?;
+    nodes::forget(&client, &dismissed).await?;
     changed |= progress
         .step("cluster DNS", addons::apply(&client, addons::DNS))
         .await?;
-    progress.step("node ready", wait_nodes(layout)).await?;
+    progress
+        .step("node ready", wait_nodes(layout, &all))
+        .await?;
+    changed |= nodes::route_ranges(&client, &all).await?;
     changed |= label_control_plane(&client, &node).await?;
     if options.example {
         let created = progress
@@ -136,6 +154,19 @@ pub async fn run(layout: &Layout, options: &Options) -> Result<()> {
         println!("The cluster was up already; nothing was changed.");
     }
     Ok(())
+}
+
+/// Network, certificates and configuration of the nodes beside the first.
+fn prepare_nodes(all: &[Layout], first: IpAddr) -> Result<bool> {
+    let mut changed = false;
+    for node in all.iter().filter(|n| !n.is_first()) {
+        nodes::connect(node, first)?;
+        let address = nodes::address(node.node()).into();
+        let certificates = Certificates::ensure_node(node, address)
+            .with_context(|| format!("certificates of {}", node.node_name()))?;
+        changed |= configuration::ensure_node(node, &certificates, first)?;
+    }
+    Ok(changed)
 }
 
 /// The node's address: the host's primary one, or the one of the cluster's namespace, which this process enters too.
@@ -250,12 +281,17 @@ async fn label_control_plane(client: &Client, node: &str) -> Result<bool> {
     Ok(true)
 }
 
-async fn wait_nodes(layout: &Layout) -> Result<()> {
+async fn wait_nodes(layout: &Layout, wanted: &[Layout]) -> Result<()> {
+    let wanted: Vec<String> = wanted.iter().map(Layout::node_name).collect();
     let deadline = tokio::time::Instant::now() + READY_TIMEOUT;
     loop {
         let nodes = status::nodes(layout).await;
         match nodes {
-            Ok(nodes) if !nodes.is_empty() && nodes.iter().all(|(_, ready)| *ready) => {
+            Ok(nodes)
+                if wanted
+                    .iter()
+                    .all(|name| nodes.contains(&(name.clone(), true))) =>
+            {
                 return Ok(());
             }
             _ if tokio::time::Instant::now() < deadline => {

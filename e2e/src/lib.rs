@@ -3,3 +3,4 @@
 //! The tests are in `tests/`: `tidy` (the tree itself), `root_walk` (issue by issue what a user does on one node).
 
 pub mod cluster;
+pub mod conformance;

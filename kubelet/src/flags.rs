@@ -90,7 +90,7 @@ pub struct Flags {
     /// Cluster name: suffix of nftables tables and the like unless it is `keelson`.
     #[arg(long, default_value = "keelson")]
     pub keelson_cluster: String,
-    /// Registry mirrors `registry=url`, repeated.
+    /// Registry mirrors `registry=url`, repeated; `*=url` is asked instead of all others.
     #[arg(long)]
     pub keelson_registry_mirror: Vec<String>,
     /// The cluster's pod range, which is not masqueraded.

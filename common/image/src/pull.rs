@@ -58,6 +58,7 @@ impl std::fmt::Debug for Credentials {
 #[derive(Debug, Clone, Default)]
 pub struct Registries {
     /// Host → endpoints (`https://mirror.example/path`, `http://127.0.0.1:5000`), tried in order before the host itself.
+    /// Endpoints of `*` are asked instead of every host that has none of its own.
     pub mirrors: BTreeMap<String, Vec<String>>,
 }
 
@@ -141,12 +142,12 @@ fn is_loopback(host: &str) -> bool {
 
 /// Mirrors first, then the registry itself.
 fn endpoints(registries: &Registries, name: &Name) -> Vec<Endpoint> {
-    let mirrors = registries
-        .mirrors
-        .get(name.registry())
-        .into_iter()
-        .flatten();
-    let mut endpoints: Vec<Endpoint> = mirrors.map(|mirror| Endpoint::parse(mirror)).collect();
+    let parse = |mirrors: &Vec<String>| mirrors.iter().map(|m| Endpoint::parse(m)).collect();
+    let own: Option<Vec<Endpoint>> = registries.mirrors.get(name.registry()).map(parse);
+    if let (None, Some(all)) = (&own, registries.mirrors.get("*")) {
+        return parse(all);
+    }
+    let mut endpoints = own.unwrap_or_default();
     endpoints.push(Endpoint::parse(name.registry()));
     endpoints
 }
@@ -482,6 +483,11 @@ mod tests {
         );
         assert!(endpoints(&registries, &name("localhost:5000/x"))[0].plain);
         assert!(!endpoints(&registries, &name("localhost.example/x"))[0].plain);
+        let instead = Registries {
+            mirrors: [("*".to_owned(), vec!["http://m:5000".to_owned()])].into(),
+        };
+        let found = endpoints(&instead, &name("quay.io/a/b:1"));
+        assert_eq!((found.len(), found[0].host.as_str()), (1, "m:5000"));
     }
 
     #[test]
