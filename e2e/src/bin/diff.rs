@@ -96,6 +96,8 @@ async fn diff(flags: Flags) -> Result<usize> {
             .as_ref()
             .is_none_or(|only| only.is_match(&s.name))
     });
+    let requests: usize = scenarios.iter().map(|s| s.steps.len()).sum();
+    eprintln!("{} scenarios, {requests} requests", scenarios.len());
     let pair = Pair {
         upstream: theirs.client.clone(),
         ours: our.client.clone(),

@@ -14,7 +14,7 @@ use hyper_util::rt::TokioExecutor;
 use keelson_daemon::tls::{self, ReloadingKey};
 
 /// How long an answer may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A client of one server.
 #[derive(Debug, Clone)]

@@ -26,6 +26,7 @@ pattern!(
     REVISION,
     r"(?i)(resource ?version[^0-9a-z]{0,4}|revision )[0-9]+"
 );
+pattern!(ACCESS, r"\bkube-api-access-[a-z0-9]{5}\b");
 pattern!(POINTER, r"0x[0-9a-f]{6,}");
 
 /// One day around now.
@@ -100,6 +101,7 @@ pub fn string(text: &str, key: &str, sent: &str) -> String {
     let text = replace(&TOKEN, &text, new("<token>"));
     let text = replace(&ADDRESS, &text, new("<address>"));
     let text = replace(&POINTER, &text, new("<pointer>"));
+    let text = replace(&ACCESS, &text, new("kube-api-access-<random>"));
     let text = replace(&REVISION, &text, |found| {
         let words = found.trim_end_matches(|c: char| c.is_ascii_digit());
         (!sent.contains(&found[words.len()..])).then(|| format!("{words}<revision>"))

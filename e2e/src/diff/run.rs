@@ -12,6 +12,9 @@ use super::compare::{self, Difference};
 use super::explained::Explained;
 use super::scenario::{Body, Scenario, Step};
 
+/// A scenario that takes longer than this is named.
+const SLOW: std::time::Duration = std::time::Duration::from_secs(30);
+
 /// What became of one request.
 #[derive(Debug)]
 pub struct Outcome {
@@ -48,7 +51,15 @@ pub async fn all(
         .map(|scenario| {
             let number = counter.fetch_add(1, Ordering::Relaxed);
             let (pair, explained) = (pair.clone(), explained.clone());
-            async move { one(&pair, &explained, &scenario, &format!("diff-{number}")).await }
+            async move {
+                let started = std::time::Instant::now();
+                let outcomes = one(&pair, &explained, &scenario, &format!("diff-{number}")).await;
+                if started.elapsed() > SLOW {
+                    let seconds = started.elapsed().as_secs();
+                    eprintln!("• {} took {seconds} s", scenario.name);
+                }
+                outcomes
+            }
         })
         .buffered(workers.max(1))
         .collect::<Vec<_>>()

@@ -153,6 +153,8 @@ impl Ground {
             "--authorization-mode=Node,RBAC".into(),
             "--enable-admission-plugins=NodeRestriction".into(),
             "--allow-privileged=true".into(),
+            // Upstream's default, protobuf, makes null of empty lists.
+            "--storage-media-type=application/json".into(),
             "--max-requests-inflight=3000".into(),
             "--max-mutating-requests-inflight=1000".into(),
         ];
