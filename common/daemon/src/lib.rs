@@ -27,6 +27,11 @@ pub fn run<F>(name: &'static str, main: F) -> std::process::ExitCode
 where
     F: Future<Output = anyhow::Result<()>>,
 {
+    // A daemon's heap is small and sparse: huge pages would make each touched corner of it 2 MiB. Programs that a daemon
+    // starts inherit this, so the shim takes it back before it starts a container.
+    if let Err(errno) = nix::sys::prctl::set_thp_disable(true) {
+        eprintln!("{name}: cannot do without huge pages: {errno}");
+    }
     install_crypto();
     let workers = std::thread::available_parallelism()
         .map_or(2, usize::from)

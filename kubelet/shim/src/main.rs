@@ -47,10 +47,12 @@ fn run(directory: &Path) -> Result<(), String> {
     let text = std::fs::read(&file).map_err(|error| format!("{}: {error}", file.display()))?;
     let sandbox: Sandbox =
         serde_json::from_slice(&text).map_err(|error| format!("{}: {error}", file.display()))?;
-    // SAFETY: plain prctls: our name, and the adoption of what our children leave behind.
+    // SAFETY: plain prctls: our name, the adoption of what our children leave behind, and huge pages, which the kubelet
+    // has switched off for itself, for those who want them.
     unsafe {
         libc::prctl(libc::PR_SET_NAME, c"keelson-shim".as_ptr());
         libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1);
+        libc::prctl(libc::PR_SET_THP_DISABLE, 0, 0, 0, 0);
     }
     // A session of our own: a terminal or a service manager that ends the kubelet does not end us.
     let _ = nix::unistd::setsid();
