@@ -89,7 +89,7 @@ fn collections_and_macros() {
         "[1, 2, 3].exists(i, 10 / (i - 1) > 5)",
         "{'a': [{'b': 2}]} == {'a': [{'b': 2}]}",
         "type(x.a) == int && type(x.name) == string && type(1u) == uint && type(x.list) == list && type(null) == null_type",
-        "x.null == null && x['a'] == 1",
+        "x['null'] == null && x['a'] == 1",
     ]);
     fails(&[
         ("[1, 2].all(i, i / 0 == 1)", "division by zero"),
