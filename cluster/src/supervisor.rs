@@ -291,6 +291,8 @@ fn spawn(component: &Component, log: &Path) -> Result<std::process::Child> {
             "PATH",
             "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         )
+        // For the allocator, which starts before a daemon can say that it does without huge pages.
+        .env("MIMALLOC_ALLOW_THP", "0")
         .envs(component.environment.iter().map(|(k, v)| (k, v)))
         .envs(
             ["HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "RUST_LOG"]

@@ -67,6 +67,8 @@ pub fn unit(component: &Component) -> String {
     for argument in &component.arguments {
         let _ = write!(text, " \\\n  {}", argument.replace('%', "%%"));
     }
+    // For the allocator, which starts before a daemon can say that it does without huge pages.
+    text.push_str("\nEnvironment=MIMALLOC_ALLOW_THP=0");
     for (name, value) in &component.environment {
         let _ = write!(text, "\nEnvironment={name}={value}");
     }
