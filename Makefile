@@ -1,5 +1,5 @@
 # Thin: every target calls one thing. `make up` and `make test` are the two commands of README.
-.PHONY: up down build test check conformance upstream kubectl prerequisites
+.PHONY: up down build test check conformance diff upstream kubectl prerequisites
 export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/local/go/bin
 
 up: build ## a running, secured cluster with the guide's example
@@ -30,3 +30,7 @@ conformance: build ## upstream's conformance tests on a cluster of two nodes (FO
 
 check: ## formatting, lints, dependencies, tidiness
 	packaging/check
+
+diff: ## the same requests to upstream's API server and to ours; builds upstream's if it is missing
+	e2e/upstream/build kube-apiserver
+	cargo run --release --locked -p keelson-e2e --bin keelson-diff

@@ -114,10 +114,17 @@ async fn resource(server: &Arc<Server>, request: Request) -> ApiResult<Response>
     if !resource.kind.is_stored() {
         return subresources::virtuals::dispatch(server, request, &resource).await;
     }
-    if !resource
-        .kind
-        .discovery_verbs()
-        .contains(&info.verb.as_str())
+    // Objects are not posted to, collections neither replaced nor patched.
+    let wrong_end = match info.verb.as_str() {
+        "create" => !info.path_name().is_empty(),
+        "update" | "patch" => info.path_name().is_empty(),
+        _ => false,
+    };
+    if wrong_end
+        || !resource
+            .kind
+            .discovery_verbs()
+            .contains(&info.verb.as_str())
     {
         return Err(Status::method_not_allowed());
     }

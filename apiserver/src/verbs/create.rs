@@ -69,6 +69,10 @@ pub async fn create(
 /// The namespace in the path and the one in the object must be the same.
 pub fn set_namespace(object: &mut Value, resource: &Resource, namespace: &str) -> ApiResult<()> {
     if !resource.kind.namespaced {
+        // Upstream forgets a namespace here instead of refusing it.
+        if let Some(Value::Object(metadata)) = object.get_mut("metadata") {
+            metadata.remove("namespace");
+        }
         return Ok(());
     }
     match text(object, "namespace") {
