@@ -10,6 +10,7 @@ pub mod kinds;
 pub mod meta;
 pub mod pod;
 pub mod print;
+mod repeats;
 pub mod rest;
 pub mod scale;
 pub mod strategy;

@@ -4,6 +4,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 use keelson_api::field::{Error, ErrorList, Path};
+use keelson_api::names::NameRule;
 use keelson_api::status::{Qualified, Status};
 use rand::RngExt as _;
 use serde_json::Value;
@@ -11,6 +12,7 @@ use serde_json::Value;
 use crate::access::{Access, copy, remove, set, set_default};
 use crate::kinds::Kind;
 use crate::meta;
+use crate::repeats;
 use crate::strategy::{Context, Propagation, Strategy};
 
 /// Letters of generated names: no vowels and nothing that looks alike, so that they spell no words.
@@ -103,7 +105,9 @@ pub fn before_update(
             copy(new, old, field);
         }
     }
-    let mut errors = meta::validate_update(new, old);
+    let mut errors = meta::validate(new, NameRule::PathSegment, kind.namespaced);
+    errors.extend(meta::validate_update(new, old));
+    errors.extend(repeats::update(kind, new, old));
     errors.extend(strategy.validate_update(new, old, context));
     invalid(kind, new, &errors)?;
     Ok(strategy.warnings(new, Some(old)))
@@ -129,7 +133,8 @@ pub fn resource_version_required(kind: &Kind, name: &str) -> Status {
         0,
         "must be specified for an update",
     );
-    Status::invalid(Qualified::new(kind.group, kind.kind), name, &[error])
+    // Upstream names the resource here, not the kind.
+    Status::invalid(Qualified::new(kind.group, kind.plural), name, &[error])
 }
 
 /// What a client asks of a deletion.

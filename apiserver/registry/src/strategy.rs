@@ -307,6 +307,16 @@ impl Strategy for StatusUpdate {
         for path in kept {
             copy(new, old, path);
         }
+        // An annotation that upstream counts as a part of the spec.
+        let counted = "deprecated.daemonset.template.generation";
+        if let Some(value) = old.part("metadata.annotations").get(counted) {
+            let value = value.clone();
+            let annotations = crate::access::slot(new, "metadata.annotations");
+            if !annotations.is_object() {
+                *annotations = serde_json::json!({});
+            }
+            annotations[counted] = value;
+        }
         copy(new, old, "metadata.generation");
     }
 

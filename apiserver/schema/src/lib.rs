@@ -19,5 +19,5 @@ pub use decode::{
     DecodeError, Decoded, FieldValidation, MediaType, TypeMeta, decode, decode_untyped,
     decode_value, type_meta,
 };
-pub use normalise::normalise;
+pub use normalise::{fill_structs, normalise};
 pub use types::Type;

@@ -44,6 +44,37 @@ pub fn normalise(value: &mut Value, ty: &Type) {
     }
 }
 
+/// Gives every field that is a struct in Go (not a pointer to one) its place, so that defaults find it.
+pub fn fill_structs(value: &mut Value, ty: &Type) {
+    match (value, ty) {
+        (Value::Object(object), Type::Struct(ty)) => {
+            for field in ty.fields() {
+                let is_struct = !field.pointer && matches!(field.ty, Type::Struct(_));
+                if is_struct
+                    && !field.omit_zero
+                    && matches!(object.get(&*field.name), None | Some(Value::Null))
+                {
+                    object.insert(field.name.to_string(), Value::Object(Map::new()));
+                }
+                if let Some(inner) = object.get_mut(&*field.name) {
+                    fill_structs(inner, &field.ty);
+                }
+            }
+        }
+        (Value::Array(items), Type::List(list)) => {
+            for item in items {
+                fill_structs(item, &list.element);
+            }
+        }
+        (Value::Object(entries), Type::Map(map)) => {
+            for entry in entries.values_mut() {
+                fill_structs(entry, &map.value);
+            }
+        }
+        _ => {}
+    }
+}
+
 fn normalise_struct(value: &mut Value, ty: &Struct) {
     let Value::Object(object) = value else {
         return;

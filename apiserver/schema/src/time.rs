@@ -126,8 +126,21 @@ fn zone(text: &str) -> Option<(i64, &str)> {
     Some((sign * (hours * 3600 + minutes * 60), &text[6..]))
 }
 
+/// As Go's time package quotes: bytes that aren't printable ASCII in hexadecimal.
 fn quote(text: &str) -> String {
-    format!("{text:?}")
+    let mut out = String::from("\"");
+    for byte in text.bytes() {
+        match byte {
+            b'"' | b'\\' => {
+                out.push('\\');
+                out.push(char::from(byte));
+            }
+            b' '..=b'~' => out.push(char::from(byte)),
+            _ => out.push_str(&format!("\\x{byte:02x}")),
+        }
+    }
+    out.push('"');
+    out
 }
 
 /// A `Time` as upstream writes it: UTC, whole seconds.

@@ -110,6 +110,7 @@ pub async fn store_new(
         families,
     };
     let strategy = resource.kind.strategy;
+    keelson_schema::fill_structs(&mut object, resource.ty);
     strategy.default(&mut object);
     rest::fill_metadata(&mut object, &context);
     let owner = Owner {
@@ -166,7 +167,18 @@ async fn finish(
     write.validate(admitted).await?;
     let object = admitted.object.take().unwrap_or_default();
     if !write.dry_run {
-        return objects::create(server, resource, object).await;
+        let namespace = text(&object, "namespace").to_owned();
+        return match objects::create(server, resource, object).await {
+            Err(e) if e.is_already_exists() => {
+                let taken = server
+                    .store
+                    .get(&resource.key(&namespace, write.name))
+                    .await;
+                let entry = taken.ok().flatten();
+                Err(if_ending(e, entry.as_ref().map(|e| &*e.value)))
+            }
+            done => done,
+        };
     }
     let key = resource.key(text(&object, "namespace"), text(&object, "name"));
     let taken = server
@@ -175,7 +187,21 @@ async fn finish(
         .await
         .map_err(|e| crate::error::from_store(e, resource.qualified(), write.name))?;
     match taken {
-        Some(_) => Err(Status::already_exists(resource.qualified(), write.name)),
+        Some(entry) => Err(if_ending(
+            Status::already_exists(resource.qualified(), write.name),
+            Some(&*entry.value),
+        )),
         None => Ok(object),
     }
+}
+
+/// Says so where the object that has the name is on its way out.
+fn if_ending(mut status: Status, stored: Option<&[u8]>) -> Status {
+    let object: Value = stored
+        .and_then(|bytes| serde_json::from_slice(bytes).ok())
+        .unwrap_or_default();
+    if !text(&object, "deletionTimestamp").is_empty() {
+        status.message = format!("object is being deleted: {}", status.message);
+    }
+    status
 }

@@ -112,7 +112,17 @@ impl Options {
             kind: "DeleteOptions",
             ty,
         };
-        let object = decode_body(body, encoding, &expected, FieldValidation::Ignore)?.object;
+        let object = decode_body(body, encoding, &expected, FieldValidation::Ignore)
+            .map_err(|mut e| {
+                // Options are read by another codec than objects: its errors name no kind.
+                let prefix =
+                    r#"DeleteOptions in version "v1" cannot be handled as a DeleteOptions: "#;
+                if let Some(bare) = e.message.strip_prefix(prefix) {
+                    e.message = bare.to_owned();
+                }
+                e
+            })?
+            .object;
         let string = |pointer: &str| {
             object
                 .pointer(pointer)
@@ -142,6 +152,14 @@ impl Options {
     }
 }
 
+/// Jobs leave their pods behind unless told otherwise, which surprises people.
+pub fn warn_of_orphans(request: &Request, resource: &Resource, options: &Options) {
+    let said = options.delete.propagation.is_some() || options.delete.orphan_dependents.is_some();
+    if resource.kind.group == "batch" && resource.kind.plural == "jobs" && !said {
+        request.warnings.extend(["child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them or set propagationPolicy=Orphan to suppress this warning".to_owned()]);
+    }
+}
+
 /// Answers DELETE.
 pub async fn delete(
     server: &Arc<Server>,
@@ -150,6 +168,7 @@ pub async fn delete(
 ) -> ApiResult<Response> {
     let agreed = request.negotiate(Offers::Views)?;
     let options = Options::read(&mut request).await?;
+    warn_of_orphans(&request, resource, &options);
     let namespace = namespace_of(resource, &request.info.namespace).to_owned();
     let name = request.info.path_name().to_owned();
     let changed = delete_one(server, &request, resource, &namespace, &name, &options).await?;

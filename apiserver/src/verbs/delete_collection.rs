@@ -27,6 +27,7 @@ pub async fn delete_collection(
 ) -> ApiResult<Response> {
     let agreed = request.negotiate(Offers::Objects)?;
     let options = Options::read(&mut request).await?;
+    crate::verbs::delete::warn_of_orphans(&request, resource, &options);
     let selection = ListOptions::of(&request.query, resource, false)?;
     let namespace =
         Some(request.info.namespace.clone()).filter(|n| !n.is_empty() && resource.kind.namespaced);

@@ -162,7 +162,7 @@ fn refused(error: &PatchError) -> Status {
             status.details = Some(Details::default());
             status
         }
-        PatchError::Internal(why) => Status::internal(why),
+        PatchError::Internal(why) => Status::failure(500, "", why.clone()),
     }
 }
 
@@ -234,6 +234,7 @@ impl Patching<'_> {
             self.replacing
                 .owner()
                 .apply(live, &config, field_owner::force(options))?;
+        keelson_schema::fill_structs(&mut object, resource.ty);
         strategy.default(&mut object);
         Ok(object)
     }
@@ -248,7 +249,9 @@ impl Patching<'_> {
             return Err(Status::conflict(resource.qualified(), name, why));
         }
         set_namespace(&mut object, resource, namespace)?;
-        check_names(&object, name)?;
+        if !text(&object, "name").is_empty() {
+            check_names(&object, name)?;
+        }
         object["metadata"]["name"] = name.into();
         Ok(object)
     }
@@ -257,7 +260,9 @@ impl Patching<'_> {
 /// A patch can't rename the object.
 fn check_names(object: &Value, name: &str) -> ApiResult<()> {
     match text(object, "name") {
-        "" => Ok(()),
+        "" => Err(Status::bad_request(format!(
+            "the name of the object ({name} based on URL) was undeterminable: name must be provided"
+        ))),
         given if given == name => Ok(()),
         given => Err(Status::bad_request(format!(
             "the name of the object ({given}) does not match the name on the URL ({name})"
@@ -279,6 +284,7 @@ impl Step for Patching<'_> {
                 ..
             } = self.replacing;
             let mut new = self.patch.apply(old, resource.ty, &request.warnings)?;
+            keelson_schema::fill_structs(&mut new, resource.ty);
             strategy.default(&mut new);
             self.replacing.owner().record(Some(old), &mut new);
             new

@@ -49,6 +49,7 @@ pub async fn update(
     check_name(&object, &name)?;
     set_namespace(&mut object, resource, &request.info.namespace)?;
     object["metadata"]["name"] = name.clone().into();
+    keelson_schema::fill_structs(&mut object, resource.ty);
     strategy.default(&mut object);
 
     let namespace = namespace_of(resource, &request.info.namespace).to_owned();
@@ -255,7 +256,9 @@ impl Replacing<'_> {
         let (resource, old) = (self.resource, &current.object);
         let name = text(old, "name");
         let uid = text(&new, "uid");
-        if !uid.is_empty() && uid != text(old, "uid") {
+        // A patch that changes the uid is invalid; only a replacement means it as a precondition.
+        let replaces = self.options_kind != "PatchOptions";
+        if replaces && !uid.is_empty() && uid != text(old, "uid") {
             let why = format!(
                 "StorageError: invalid object, Code: 4, Key: {}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
                 resource.key(text(old, "namespace"), name),

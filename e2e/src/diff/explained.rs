@@ -2,7 +2,7 @@
 
 use regex::Regex;
 
-use super::compare::Difference;
+use super::compare::{Difference, same_but_values};
 
 /// A row: which requests (method, space, path), which place in the answer, why.
 #[derive(Debug)]
@@ -26,6 +26,9 @@ const TABLE: &[Row] = &[
     },
 ];
 
+/// How a compound value is shown inside a message is no part of the API.
+const VALUES: &str = "a compound value inside a message is shown in the API's form and alphabetical order; upstream's has the order and sometimes the names of its internal Go types";
+
 /// The table, compiled.
 #[derive(Debug)]
 pub struct Explained(Vec<(Regex, Regex, &'static str)>);
@@ -42,6 +45,9 @@ impl Explained {
 
     /// Why this difference is meant, if it is.
     pub fn reason(&self, request: &str, difference: &Difference) -> Option<&'static str> {
+        if same_but_values(&difference.upstream, &difference.ours) {
+            return Some(VALUES);
+        }
         self.0
             .iter()
             .find(|(wanted, at, _)| wanted.is_match(request) && at.is_match(&difference.at))

@@ -26,8 +26,23 @@ pattern!(
     REVISION,
     r"(?i)(resource ?version[^0-9a-z]{0,4}|revision )[0-9]+"
 );
+pattern!(RECORD, r"(?:precondition|record) \([0-9]+\)");
 pattern!(ACCESS, r"\bkube-api-access-[a-z0-9]{5}\b");
 pattern!(POINTER, r"0x[0-9a-f]{6,}");
+
+/// The random end of a name that the request's `generateName` begins, wherever it is said.
+fn generated(text: &str, sent: &str) -> String {
+    const KEY: &str = "\"generateName\":\"";
+    let Some(prefix) = sent
+        .split_once(KEY)
+        .and_then(|(_, rest)| rest.split('"').next())
+        .filter(|p| !p.is_empty())
+    else {
+        return text.into();
+    };
+    let pattern = Regex::new(&format!("{}[a-z0-9]{{5}}\\b", regex::escape(prefix)));
+    replace(&pattern.ok(), text, |_| Some(format!("{prefix}<random>")))
+}
 
 /// One day around now.
 const DAY: i64 = 86_400;
@@ -102,6 +117,11 @@ pub fn string(text: &str, key: &str, sent: &str) -> String {
     let text = replace(&ADDRESS, &text, new("<address>"));
     let text = replace(&POINTER, &text, new("<pointer>"));
     let text = replace(&ACCESS, &text, new("kube-api-access-<random>"));
+    let text = replace(&RECORD, &text, |found| {
+        let words = found.trim_end_matches(|c: char| c.is_ascii_digit() || c == ')');
+        Some(format!("{words}<revision>)"))
+    });
+    let text = generated(&text, sent);
     let text = replace(&REVISION, &text, |found| {
         let words = found.trim_end_matches(|c: char| c.is_ascii_digit());
         (!sent.contains(&found[words.len()..])).then(|| format!("{words}<revision>"))

@@ -43,7 +43,11 @@ pub fn selector(errors: &mut ErrorList, spec: &Value, what: &str, path: &Path<'_
     let at = path.child("selector");
     let own = spec.part("selector");
     if own.is_null() {
-        errors.push(Error::required(&at, ""));
+        if what != "daemonset" {
+            errors.push(Error::required(&at, ""));
+        }
+        // No selector selects nothing, so that it can't match the template either.
+        mismatch(errors, spec, path);
         return;
     }
     crate::validation::label_selector(errors, own, &at);
@@ -70,18 +74,16 @@ fn matches(errors: &mut ErrorList, selector: &Selector, spec: &Value, path: &Pat
     }
     let own = spec.part("template.metadata.labels");
     if !selector.is_empty() && !selector.matches(&Of(own)) {
-        let template = path.child("template");
-        let shown = if own.is_null() {
-            Value::Object(serde_json::Map::new())
-        } else {
-            own.clone()
-        };
-        errors.push(Error::invalid(
-            &template.child("metadata.labels"),
-            shown,
-            "`selector` does not match template `labels`",
-        ));
+        mismatch(errors, spec, path);
     }
+}
+
+fn mismatch(errors: &mut ErrorList, spec: &Value, path: &Path<'_>) {
+    errors.push(Error::invalid(
+        &path.child("template").child("metadata.labels"),
+        spec.part("template.metadata.labels"),
+        "`selector` does not match template `labels`",
+    ));
 }
 
 /// Whether the selector selects the template's own pods; what is wrong with the selector itself is told elsewhere.
@@ -112,6 +114,19 @@ pub fn restarts_always(errors: &mut ErrorList, template: &Value, workload: &str,
             detail,
         ));
     }
+}
+
+/// Pods are named after their workload, and hosts after pods.
+#[must_use]
+pub fn name_warnings(new: &Value, old: Option<&Value>) -> Vec<String> {
+    let faults = keelson_api::names::dns1123_label(new.text("metadata.name"));
+    if old.is_some() || faults.is_empty() {
+        return Vec::new();
+    }
+    vec![format!(
+        "metadata.name: this is used in Pod names and hostnames, which can result in surprising behavior; a DNS label is recommended: [{}]",
+        faults.join(" ")
+    )]
 }
 
 /// What a client is warned of in a new or changed template.

@@ -59,7 +59,7 @@ pub enum DecodeError {
     #[error("couldn't get version/kind; json parse error: {0}")]
     Json(String),
     /// The bytes are not YAML.
-    #[error("yaml: {0}")]
+    #[error("error converting YAML to JSON: yaml: {0}")]
     Yaml(String),
     /// A value doesn't fit its field.
     #[error("{0}")]
@@ -144,6 +144,12 @@ pub fn type_meta(bytes: &[u8], media: MediaType) -> Result<TypeMeta, DecodeError
     match media {
         MediaType::Json => {
             let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+            // What is skipped isn't counted while reading; only a long body can be too deep.
+            if bytes.len() > 2 * syntax::MAX_DEPTH
+                && let Some(why) = syntax::explain(bytes)
+            {
+                return Err(DecodeError::Json(why));
+            }
             let read = serde::Deserializer::deserialize_any(&mut deserializer, visitor);
             match read.and_then(|meta| deserializer.end().map(|()| meta)) {
                 Ok(Ok(meta)) => Ok(meta),
@@ -156,7 +162,7 @@ pub fn type_meta(bytes: &[u8], media: MediaType) -> Result<TypeMeta, DecodeError
             match serde::Deserializer::deserialize_any(deserializer, visitor) {
                 Ok(Ok(meta)) => Ok(meta),
                 Ok(Err(message)) => Err(DecodeError::Json(message)),
-                Err(error) => Err(DecodeError::Yaml(error.to_string())),
+                Err(error) => Err(DecodeError::Yaml(go_yaml(&error))),
             }
         }
     }
@@ -185,7 +191,17 @@ fn json(bytes: &[u8], seed: Seed<'_, '_>) -> Result<Option<Value>, DecodeError> 
 
 fn yaml(bytes: &[u8], seed: Seed<'_, '_>) -> Result<Option<Value>, DecodeError> {
     seed.deserialize(serde_norway::Deserializer::from_slice(bytes))
-        .map_err(|error| DecodeError::Yaml(error.to_string()))
+        .map_err(|error| DecodeError::Yaml(go_yaml(&error)))
+}
+
+/// Where Go's YAML reader names a line: before the fault, and not for the first one.
+fn go_yaml(error: &serde_norway::Error) -> String {
+    let text = error.to_string();
+    let bare = text.split(" at line ").next().unwrap_or(&text);
+    match error.location().map(|l| l.line()) {
+        Some(line) if line > 1 => format!("line {line}: {bare}"),
+        _ => bare.to_owned(),
+    }
 }
 
 /// Upstream's words for a syntax error. They are looked for only when decoding has failed.

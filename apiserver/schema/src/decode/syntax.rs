@@ -7,7 +7,7 @@ pub(super) fn explain(bytes: &[u8]) -> Option<String> {
 }
 
 /// Go's bound on nesting.
-const MAX_DEPTH: usize = 10_000;
+pub(super) const MAX_DEPTH: usize = 10_000;
 
 struct Scanner<'a> {
     bytes: &'a [u8],

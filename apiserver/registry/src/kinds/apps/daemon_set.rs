@@ -31,6 +31,9 @@ impl Strategy for Rules {
     }
 
     fn default(&self, object: &mut Value) {
+        // A field of upstream's internal type that only this annotation shows: it is always written.
+        let generation = template_generation(object);
+        set_template_generation(object, generation);
         let Some(spec) = part_mut(object, "spec") else {
             return;
         };

@@ -102,7 +102,9 @@ impl Strategy for Rules {
     }
 
     fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
-        template::warnings(new, old)
+        let mut warnings = template::name_warnings(new, old);
+        warnings.extend(template::warnings(new, old));
+        warnings
     }
 
     fn reset_fields(&self) -> &'static [&'static str] {

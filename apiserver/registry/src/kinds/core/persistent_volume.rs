@@ -357,7 +357,7 @@ impl Strategy for Status {
         const MOVED: &str = "status.lastPhaseTransitionTime";
         copy(new, old, "spec");
         if new.text("status.phase") != old.text("status.phase")
-            && same(new.part(MOVED), old.part(MOVED))
+            && (!new.has(MOVED) || same(new.part(MOVED), old.part(MOVED)))
         {
             set(new, MOVED, timestamp(context.now));
         }

@@ -94,7 +94,9 @@ impl Strategy for Rules {
     }
 
     fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
-        template::warnings(new, old)
+        let mut warnings = template::name_warnings(new, old);
+        warnings.extend(template::warnings(new, old));
+        warnings
     }
 
     fn default_propagation(&self) -> Propagation {

@@ -321,7 +321,7 @@ fn status_check(new: &Value, _old: &Value) -> ErrorList {
     if !list.is_empty() && new.text("spec.type") != "LoadBalancer" {
         errors.push(Error::forbidden(
             &path,
-            "may only be used when `spec.type` is LoadBalancer",
+            "may only be used when `spec.type` is 'LoadBalancer'",
         ));
     }
     for (i, ingress) in list.iter().enumerate() {

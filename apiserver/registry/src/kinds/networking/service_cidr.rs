@@ -4,10 +4,10 @@ use jiff::Timestamp;
 use keelson_api::field::{Error, ErrorList, Path};
 use serde_json::Value;
 
-use crate::access::{Access, copy, remove, set};
+use crate::access::{Access, copy, remove};
 use crate::columns::{AGE, Column, NAME, text};
 use crate::print;
-use crate::strategy::{Context, Keep, StatusUpdate, Strategy, count_generation, no_check};
+use crate::strategy::{Context, Keep, StatusUpdate, Strategy, no_check};
 use crate::validation::{IMMUTABLE, cidr};
 
 /// The rules of ServiceCIDR.
@@ -26,12 +26,10 @@ impl Strategy for Rules {
 
     fn prepare_for_create(&self, range: &mut Value, _context: &Context<'_>) {
         remove(range, "status");
-        set(range, "metadata.generation", 1);
     }
 
     fn prepare_for_update(&self, new: &mut Value, old: &Value, _context: &Context<'_>) {
         copy(new, old, "status");
-        count_generation(new, old);
     }
 
     fn validate(&self, range: &Value, _context: &Context<'_>) -> ErrorList {
