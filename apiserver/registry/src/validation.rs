@@ -283,7 +283,7 @@ pub fn tolerations(errors: &mut ErrorList, list: &[Value], path: &Path<'_>) {
             other => errors.push(Error::not_supported(
                 &at.child("operator"),
                 other,
-                &["Equal", "Exists"],
+                &["Equal", "Exists", "Lt", "Gt"],
             )),
         }
         if !effect.is_empty() {

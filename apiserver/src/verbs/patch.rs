@@ -9,7 +9,9 @@ use keelson_api::field::{Error, Path};
 use keelson_api::status::{Details, Qualified, Status};
 use keelson_registry::Strategy;
 use keelson_schema::patch::{self, PatchError};
-use keelson_schema::{DecodeError, FieldValidation, MediaType, Type, decode_untyped, decode_value};
+use keelson_schema::{
+    DecodeError, FieldValidation, MediaType, Schema, Type, decode_untyped, decode_value,
+};
 use serde_json::Value;
 
 use crate::field_owner;
@@ -108,6 +110,9 @@ impl Patch {
             Form::Apply => return Err(Status::unsupported_media_type(&PATCH_TYPES[..3])),
         };
         let shown = value.to_string();
+        if let Some(why) = other_kind(&value, current) {
+            return Err(undecodable(shown, &DecodeError::Value(why)));
+        }
         let decoded =
             decode_value(value, ty, self.validation).map_err(|e| undecodable(shown, &e))?;
         warnings.extend(decoded.warnings);
@@ -134,6 +139,26 @@ impl Patch {
             _ => Err(bad("the patch is not an object".to_owned())),
         }
     }
+}
+
+/// A patch can't make a built-in object one of another kind: upstream's scheme doesn't know that either, as a rule.
+fn other_kind(patched: &Value, current: &Value) -> Option<String> {
+    let field = |object: &Value, key: &str| {
+        let text = object.get(key).and_then(Value::as_str);
+        text.unwrap_or_default().to_owned()
+    };
+    let (kind, version) = (field(patched, "kind"), field(patched, "apiVersion"));
+    let (old_kind, old_version) = (field(current, "kind"), field(current, "apiVersion"));
+    let (group, bare) = old_version.split_once('/').unwrap_or(("", &old_version));
+    let builtin = Schema::builtin().kind(group, bare, &old_kind).is_some();
+    let same = |new: &str, old: &str| new.is_empty() || new == old;
+    if !builtin || (same(&kind, &old_kind) && same(&version, &old_version)) {
+        return None;
+    }
+    let kind = if kind.is_empty() { old_kind } else { kind };
+    Some(format!(
+        r#"no kind {kind:?} is registered for version {version:?} in scheme "pkg/api/legacyscheme/scheme.go:30""#
+    ))
 }
 
 fn undecodable(patched: String, error: &DecodeError) -> Status {

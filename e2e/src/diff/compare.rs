@@ -93,11 +93,14 @@ fn order_causes(body: &mut Value) {
     let Some(Value::Array(causes)) = body.pointer_mut("/details/causes") else {
         return;
     };
-    let field = |cause: &Value| cause["field"].to_string();
-    let message = |cause: &Value| cause["message"].to_string();
+    let field = |cause: &Value| cause["field"].as_str().unwrap_or_default().to_owned();
+    let map = |cause: &Value| {
+        let field = field(cause);
+        field.split('[').next().unwrap_or_default().to_owned()
+    };
     causes
-        .chunk_by_mut(|a, b| field(a) == field(b))
-        .for_each(|run| run.sort_by_key(message));
+        .chunk_by_mut(|a, b| map(a) == map(b))
+        .for_each(|run| run.sort_by_key(|cause| (field(cause), cause["message"].to_string())));
     if causes.len() > 1
         && let Some(Value::String(text)) = body.get_mut("message")
         && let Some((head, _)) = text.split_once(" is invalid: ")

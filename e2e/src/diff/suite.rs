@@ -33,7 +33,8 @@ pub fn scenarios(file: &KindFile, resource: &Resource) -> Vec<Scenario> {
         name: name.unwrap_or_default().into(),
     };
     let mut all = Vec::new();
-    if file.stored && resource.can("create") && !kind.name.is_empty() {
+    // Names that follow from what the object says can't be made anew for each scenario.
+    if file.stored && resource.can("create") && !kind.name.is_empty() && !kind.fixed_name() {
         all.extend([
             kind.life(),
             kind.patches(),

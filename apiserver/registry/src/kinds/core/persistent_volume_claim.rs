@@ -277,11 +277,7 @@ pub fn validate_spec(errors: &mut ErrorList, spec: &Value, path: &Path<'_>) {
             .iter()
             .all(|k| spec.part("dataSource").text(k) == spec.part("dataSourceRef").text(k));
         if !alike {
-            errors.push(Error::invalid(
-                path,
-                path.child("dataSource").to_string(),
-                "must match dataSourceRef",
-            ));
+            errors.push(Error::invalid(path, json!({}), "must match dataSourceRef"));
         }
     }
     checked(
@@ -376,11 +372,23 @@ fn status_check(new: &Value, _old: &Value) -> ErrorList {
         }
     }
     let resizes = status.child("allocatedResourceStatuses");
-    for (name, _) in new.entries("status.allocatedResourceStatuses") {
+    for (name, state) in new.entries("status.allocatedResourceStatuses") {
         faults(&mut errors, &resizes, name, names::qualified_name(name));
+        if !RESIZES.contains(&state.as_str().unwrap_or_default()) {
+            errors.push(Error::not_supported(&resizes, name, &RESIZES));
+        }
     }
     errors
 }
+
+/// How far a resize may be.
+const RESIZES: [&str; 5] = [
+    "ControllerResizeInProgress",
+    "ControllerResizeInfeasible",
+    "NodeResizeInProgress",
+    "NodeResizeInfeasible",
+    "NodeResizePending",
+];
 
 #[cfg(test)]
 mod tests {

@@ -43,6 +43,9 @@ impl Strategy for Rules {
     fn default(&self, pod: &mut Value) {
         if let Some(spec) = part_mut(pod, "spec") {
             defaults::spec(spec);
+            if spec.number("terminationGracePeriodSeconds") < 0 {
+                set(spec, "terminationGracePeriodSeconds", 1);
+            }
         }
         defaults::pod(pod);
         // The first address and the list of addresses are kept alike.
@@ -58,7 +61,14 @@ impl Strategy for Rules {
                 None if !single.is_empty() && list == "podIPs" => {
                     set(status, list, json!([{"ip": single}]))
                 }
-                Some(first) if single.is_empty() => set(status, one, first),
+                Some(first) if single.is_empty() && list == "podIPs" => set(status, one, first),
+                Some(first) if list == "podIPs" && first != single => {
+                    let mut all = status.items(list).to_vec();
+                    if let Some(first) = all.first_mut() {
+                        first["ip"] = single.into();
+                    }
+                    set(status, list, all);
+                }
                 _ => {}
             }
         }

@@ -36,6 +36,7 @@ pub(crate) fn of_spec(spec: &Value, path: &str) -> Vec<String> {
             ));
         }
     }
+    warnings.extend(of_lists(spec, path));
     for list in ["initContainers", "containers", "ephemeralContainers"] {
         for (i, container) in spec.items(list).iter().enumerate() {
             let mut seen: BTreeSet<&str> = BTreeSet::new();
@@ -45,6 +46,43 @@ pub(crate) fn of_spec(spec: &Value, path: &str) -> Vec<String> {
                     warnings.push(format!(
                         "{path}.{list}[{i}].env[{j}]: hides previous definition of \"{name}\", which may be dropped when using apply"
                     ));
+                }
+            }
+        }
+    }
+    warnings
+}
+
+/// Entries that come twice, and amounts of less than a byte.
+fn of_lists(spec: &Value, path: &str) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let mut seen = BTreeSet::new();
+    for (i, alias) in spec.items("hostAliases").iter().enumerate() {
+        let ip = alias.text("ip");
+        if !seen.insert(ip) {
+            warnings.push(format!("{path}.hostAliases[{i}].ip: duplicate ip {ip:?}"));
+        }
+    }
+    let mut seen = BTreeSet::new();
+    for (i, secret) in spec.items("imagePullSecrets").iter().enumerate() {
+        let name = secret.text("name");
+        let at = format!("{path}.imagePullSecrets[{i}].name");
+        if name.is_empty() {
+            warnings.push(format!("{at}: invalid empty name {name:?}"));
+        } else if !seen.insert(name) {
+            warnings.push(format!("{at}: duplicate name {name:?}"));
+        }
+    }
+    for list in ["initContainers", "containers"] {
+        for (i, container) in spec.items(list).iter().enumerate() {
+            for resource in ["memory", "ephemeral-storage"] {
+                for amounts in ["limits", "requests"] {
+                    let amount = container.part("resources").part(amounts).text(resource);
+                    if amount.ends_with('m') {
+                        warnings.push(format!(
+                            "{path}.{list}[{i}].resources.{amounts}[{resource}]: fractional byte value {amount:?} is invalid, must be an integer"
+                        ));
+                    }
                 }
             }
         }
