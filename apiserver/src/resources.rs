@@ -35,6 +35,16 @@ pub struct Resource {
 }
 
 impl Resource {
+    /// Gives the structs of a built-in kind their places before defaults are set, as Go's types have them.
+    pub fn fill_structs(&self, object: &mut Value) {
+        let kind = self.kind;
+        if let Some(ty) =
+            keelson_schema::Schema::builtin().kind(kind.group, kind.version, kind.kind)
+        {
+            keelson_schema::fill_structs(object, ty);
+        }
+    }
+
     /// Group and plural, as errors name the resource.
     pub fn qualified(&self) -> Qualified<'static> {
         Qualified::new(self.kind.group, self.kind.plural)

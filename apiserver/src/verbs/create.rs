@@ -110,7 +110,7 @@ pub async fn store_new(
         families,
     };
     let strategy = resource.kind.strategy;
-    keelson_schema::fill_structs(&mut object, resource.ty);
+    resource.fill_structs(&mut object);
     strategy.default(&mut object);
     rest::fill_metadata(&mut object, &context);
     let owner = Owner {

@@ -259,7 +259,7 @@ impl Patching<'_> {
             self.replacing
                 .owner()
                 .apply(live, &config, field_owner::force(options))?;
-        keelson_schema::fill_structs(&mut object, resource.ty);
+        resource.fill_structs(&mut object);
         strategy.default(&mut object);
         Ok(object)
     }
@@ -309,7 +309,7 @@ impl Step for Patching<'_> {
                 ..
             } = self.replacing;
             let mut new = self.patch.apply(old, resource.ty, &request.warnings)?;
-            keelson_schema::fill_structs(&mut new, resource.ty);
+            resource.fill_structs(&mut new);
             strategy.default(&mut new);
             self.replacing.owner().record(Some(old), &mut new);
             new

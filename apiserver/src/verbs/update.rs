@@ -49,7 +49,7 @@ pub async fn update(
     check_name(&object, &name)?;
     set_namespace(&mut object, resource, &request.info.namespace)?;
     object["metadata"]["name"] = name.clone().into();
-    keelson_schema::fill_structs(&mut object, resource.ty);
+    resource.fill_structs(&mut object);
     strategy.default(&mut object);
 
     let namespace = namespace_of(resource, &request.info.namespace).to_owned();

@@ -70,7 +70,7 @@ impl Strategy for Rules {
     }
 
     fn name_rule(&self) -> NameRule {
-        NameRule::Own
+        NameRule::PathSegment
     }
 
     fn prepare_for_create(&self, request: &mut Value, context: &Context<'_>) {
@@ -141,7 +141,7 @@ impl Strategy for Rules {
 
 impl Strategy for Part {
     fn name_rule(&self) -> NameRule {
-        NameRule::Own
+        NameRule::PathSegment
     }
 
     fn prepare_for_update(&self, new: &mut Value, old: &Value, context: &Context<'_>) {

@@ -74,6 +74,10 @@ const COLUMNS: &[Column] = &[
 ];
 
 impl Strategy for Rules {
+    fn name_rule(&self) -> names::NameRule {
+        names::NameRule::PathSegment
+    }
+
     fn validate(&self, event: &Value, _context: &Context<'_>) -> ErrorList {
         legacy(event, "reportingComponent")
     }
