@@ -142,7 +142,7 @@ impl Writes {
         }
     }
 
-    fn ip_addresses(&self) -> ApiResult<&Arc<Resource>> {
+    fn ip_addresses(&self) -> ApiResult<Arc<Resource>> {
         self.resources
             .cached_as(IP_ADDRESSES)
             .ok_or_else(|| Status::internal("no resource ipaddresses"))
@@ -153,9 +153,9 @@ impl Writes {
 impl AddressStore for Writes {
     async fn create_ip_address(&self, address: Value) -> Result<(), Status> {
         let resource = self.ip_addresses()?;
-        let object = own::completed(resource, address)?;
+        let object = own::completed(&resource, address)?;
         let name = text(&object, "name");
-        let bytes = resource.encode(&object)?;
+        let bytes = resource.encode(&object).await?;
         let done = self
             .store
             .create(&resource.key("", name), bytes, None)
@@ -171,7 +171,7 @@ impl AddressStore for Writes {
         let Some(stored) = self.store.get(&key).await.map_err(fail)? else {
             return Ok(());
         };
-        let object = resource.decode(&stored.value, stored.revision)?;
+        let object = resource.decode(&stored.value, stored.revision).await?;
         if text(&object, "uid") != uid {
             return Ok(());
         }

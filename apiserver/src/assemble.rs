@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use keelson_admission::{Chain, Environment};
 use keelson_auth::authenticate::{Authenticator, Config, TokenAuthenticator, x509::X509Error};
 use keelson_auth::node::NodeAuthorizer;
@@ -142,7 +143,7 @@ pub async fn assemble(
     };
     let auditor = auditor(&options, &stop)?;
     let server = Arc::new(Server {
-        documents: Documents::new(&resources, &options),
+        documents: ArcSwap::from_pointee(Documents::new(&resources.all(), &options)),
         backends: Backends::new(&options)?,
         health,
         steps,

@@ -42,7 +42,7 @@ impl Owner<'_> {
             api_version: &api_version,
             subresource: self.subresource,
             now: Timestamp::now(),
-            ty: self.resource.ty,
+            ty: &self.resource.ty,
             reset: &reset,
             convert: &convert,
         })
@@ -58,7 +58,7 @@ impl Owner<'_> {
         let applied = self
             .with(|write| managed_fields::apply(write, live, config, force))
             .map_err(refused)?;
-        let decoded = decode_value(applied, self.resource.ty, FieldValidation::Ignore)
+        let decoded = decode_value(applied, &self.resource.ty, FieldValidation::Ignore)
             .map_err(|e| Status::internal(e.to_string()))?;
         let mut object = decoded.object;
         self.resource.add_type_meta(&mut object);
@@ -133,7 +133,7 @@ fn refused(error: ApplyError) -> Status {
 
 /// The object in another version of its kind, for managers that wrote through that.
 fn convert(resource: &Resource, object: &Value, version: &str) -> Option<(Value, Type)> {
-    let own = resource.kind;
+    let own = &resource.kind;
     if version == own.api_version() {
         return Some((object.clone(), resource.ty.clone()));
     }
@@ -144,6 +144,6 @@ fn convert(resource: &Resource, object: &Value, version: &str) -> Option<(Value,
     let mut converted = object.clone();
     own.strategy.to_storage(&mut converted);
     other.strategy.from_storage(&mut converted);
-    let ty = Schema::builtin().kind(group, version, other.kind)?;
+    let ty = Schema::builtin().kind(group, version, &other.kind)?;
     Some((converted, ty.clone()))
 }

@@ -29,7 +29,7 @@ impl Objects {
         }
     }
 
-    fn resource(&self, id: &str, name: &str) -> Result<&Arc<Resource>, LookupError> {
+    fn resource(&self, id: &str, name: &str) -> Result<Arc<Resource>, LookupError> {
         self.resources
             .cached_as(id)
             .ok_or_else(|| error(id, name, "there is no such resource"))
@@ -85,14 +85,14 @@ impl Lookup for Objects {
             .get(&found.key(namespace, name))
             .await
             .map_err(|e| error(resource, name, e))?;
-        stored
-            .map(|s| {
-                found
-                    .decode(&s.value, s.revision)
-                    .map(Arc::new)
-                    .map_err(|e| error(resource, name, e))
-            })
-            .transpose()
+        let Some(stored) = stored else {
+            return Ok(None);
+        };
+        let object = found
+            .decode(&stored.value, stored.revision)
+            .await
+            .map_err(|e| error(resource, name, e))?;
+        Ok(Some(Arc::new(object)))
     }
 
     async fn live_list(
@@ -111,16 +111,15 @@ impl Lookup for Objects {
             .list(&prefix, ListOptions::default())
             .await
             .map_err(|e| error(resource, "", e))?;
-        listed
-            .items
-            .iter()
-            .map(|s| {
-                found
-                    .decode(&s.value, s.revision)
-                    .map(Arc::new)
-                    .map_err(|e| error(resource, "", e))
-            })
-            .collect()
+        let mut objects = Vec::with_capacity(listed.items.len());
+        for stored in &listed.items {
+            let object = found
+                .decode(&stored.value, stored.revision)
+                .await
+                .map_err(|e| error(resource, "", e))?;
+            objects.push(Arc::new(object));
+        }
+        Ok(objects)
     }
 }
 
@@ -149,7 +148,7 @@ impl keelson_admission::Writer for Writes {
         let expected: u64 = text("resourceVersion")
             .parse()
             .map_err(|_| Status::modified(found.qualified(), &name))?;
-        let bytes = found.encode(&object)?;
+        let bytes = found.encode(&object).await?;
         let key = found.key(&namespace, &name);
         let revision = self
             .store

@@ -82,12 +82,15 @@ pub async fn live(
         .get(&resource.key(namespace, name))
         .await
         .map_err(|e| from_store(e, resource.qualified(), name))?;
-    stored.map(|stored| current(resource, &stored)).transpose()
+    match stored {
+        Some(stored) => Ok(Some(current(resource, &stored).await?)),
+        None => Ok(None),
+    }
 }
 
-fn current(resource: &Resource, stored: &Stored) -> ApiResult<Current> {
+async fn current(resource: &Resource, stored: &Stored) -> ApiResult<Current> {
     Ok(Current {
-        object: Arc::new(resource.decode(&stored.value, stored.revision)?),
+        object: Arc::new(resource.decode(&stored.value, stored.revision).await?),
         revision: stored.revision,
         stale: stored.state == ValueState::Stale,
     })
@@ -126,7 +129,7 @@ pub async fn create(server: &Server, resource: &Resource, mut object: Value) -> 
         text(&object, "namespace").to_owned(),
         text(&object, "name").to_owned(),
     );
-    let bytes = resource.encode(&object)?;
+    let bytes = resource.encode(&object).await?;
     let revision = server
         .store
         .create(
@@ -182,7 +185,7 @@ pub async fn modify(
         }
         let written = match &decided {
             Ok(Change::Write(object)) if !dry_run => {
-                let bytes = resource.encode(object)?;
+                let bytes = resource.encode(object).await?;
                 Some(
                     server
                         .store
@@ -223,7 +226,7 @@ pub async fn modify(
             Some(Err(e)) => return Err(fail(e)),
         };
         state = match conflict {
-            Some(stored) => current(resource, &stored)?,
+            Some(stored) => current(resource, &stored).await?,
             None => return Err(missing()),
         };
         is_live = true;

@@ -13,9 +13,8 @@ use crate::resources::Resource;
 use crate::response::ApiResult;
 use crate::verbs::body::Expected;
 
-/// The numbers under which entries keep their bare messages; other resources of the same storage have their own.
+/// The number under which entries keep their bare messages.
 const MESSAGE: u32 = 2;
-const MESSAGE_OTHER_VERSION: u32 = 3;
 /// Where the kinds of the API machinery are.
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
 
@@ -61,17 +60,14 @@ fn list_of(list: &Value, items: &[Value]) -> Option<Vec<u8>> {
 
 /// An entry's bare message in the resource's version, made once.
 pub fn message(resource: &Resource, entry: &Entry) -> Bytes {
-    let number = if resource.cached_as.is_none() {
-        MESSAGE
-    } else {
-        MESSAGE_OTHER_VERSION
-    };
-    entry.encoded(number, |entry| match resource.object(entry) {
-        Ok(object) => Bytes::from(protobuf::message(&object, resource.ty)),
-        Err(e) => {
-            // It was decoded before it became an entry.
-            tracing::error!(key = entry.key(), error = %e, "a cached object can't be encoded");
-            Bytes::new()
+    entry.encoded(resource.number(MESSAGE), |entry| {
+        match resource.object(entry) {
+            Ok(object) => Bytes::from(protobuf::message(&object, &resource.ty)),
+            Err(e) => {
+                // It was decoded before it became an entry.
+                tracing::error!(key = entry.key(), error = %e, "a cached object can't be encoded");
+                Bytes::new()
+            }
         }
     })
 }
@@ -80,7 +76,7 @@ pub fn message(resource: &Resource, entry: &Entry) -> Bytes {
 pub fn body(resource: &Resource, entry: &Entry) -> Vec<u8> {
     protobuf::envelope(
         &resource.kind.api_version(),
-        resource.kind.kind,
+        &resource.kind.kind,
         &message(resource, entry),
     )
 }

@@ -6,11 +6,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use keelson_api::status::{Qualified, Status};
 use keelson_encryption::{Classify, GroupResource};
 use keelson_registry::access::Access;
-use keelson_registry::kinds::{self, Kind};
+use keelson_registry::kinds::{self, Kind, KindRef};
 use keelson_schema::{Schema, Type};
 use keelson_storage::{Entry, ExtractError, Extracted, Pairs, ResourceConfig};
 use serde_json::Value;
@@ -23,15 +24,17 @@ const OTHER_VERSION: u32 = 1;
 /// A served resource.
 pub struct Resource {
     /// Its row in the kinds table.
-    pub kind: &'static Kind,
+    pub kind: KindRef,
     /// Its type.
-    pub ty: &'static Type,
+    pub ty: Type,
     /// Its name in the cache, `deployments.apps`; resources that share storage share it.
     pub id: String,
     /// What its keys in the store begin with.
     pub prefix: String,
     /// The kind in whose version the cache keeps the objects, if that's another one.
-    pub cached_as: Option<&'static Kind>,
+    pub cached_as: Option<KindRef>,
+    /// Its number among the resources that share its storage.
+    pub slot: u32,
 }
 
 impl Resource {
@@ -46,13 +49,13 @@ impl Resource {
     }
 
     /// Group and plural, as errors name the resource.
-    pub fn qualified(&self) -> Qualified<'static> {
-        Qualified::new(self.kind.group, self.kind.plural)
+    pub fn qualified(&self) -> Qualified<'_> {
+        Qualified::new(&self.kind.group, &self.kind.plural)
     }
 
     /// Group and kind, as 422 names the object.
-    pub fn qualified_kind(&self) -> Qualified<'static> {
-        Qualified::new(self.kind.group, self.kind.kind)
+    pub fn qualified_kind(&self) -> Qualified<'_> {
+        Qualified::new(&self.kind.group, &self.kind.kind)
     }
 
     /// The etcd key of an object.
@@ -62,6 +65,16 @@ impl Resource {
         } else {
             format!("{}{name}", self.prefix)
         }
+    }
+
+    /// The number under which an entry or a change keeps something of this resource's own; `what` is below 64.
+    pub fn number(&self, what: u32) -> u32 {
+        what + 64 * self.slot
+    }
+
+    /// Whether an entry of the cache is in this resource's version already.
+    pub fn is_own_form(&self, _entry: &Entry) -> bool {
+        self.cached_as.is_none()
     }
 
     /// The members that every object of the resource begins with, as JSON: `"kind":"Pod","apiVersion":"v1"`.
@@ -78,13 +91,15 @@ impl Resource {
         if self.cached_as.is_none() {
             return entry.json().clone();
         }
-        entry.encoded(OTHER_VERSION, |entry| match self.converted(entry) {
-            Ok(mut value) => {
-                strip_type_meta(&mut value);
-                Bytes::from(value.to_string())
+        entry.encoded(self.number(OTHER_VERSION), |entry| {
+            match self.converted(entry) {
+                Ok(mut value) => {
+                    strip_type_meta(&mut value);
+                    Bytes::from(value.to_string())
+                }
+                // It was decoded before it became an entry.
+                Err(_) => entry.json().clone(),
             }
-            // It was decoded before it became an entry.
-            Err(_) => entry.json().clone(),
         })
     }
 
@@ -98,7 +113,7 @@ impl Resource {
     fn converted(&self, entry: &Entry) -> ApiResult<Value> {
         let value = entry.value().map_err(Status::internal)?;
         let mut value = Value::clone(&value);
-        if let Some(cached) = self.cached_as {
+        if let Some(cached) = &self.cached_as {
             cached.strategy.to_storage(&mut value);
             self.kind.strategy.from_storage(&mut value);
         }
@@ -108,21 +123,21 @@ impl Resource {
     /// Says in the object what it is.
     pub fn add_type_meta(&self, object: &mut Value) {
         if let Some(map) = object.as_object_mut() {
-            map.insert("kind".into(), self.kind.kind.into());
+            map.insert("kind".into(), self.kind.kind.as_ref().into());
             map.insert("apiVersion".into(), self.kind.api_version().into());
         }
     }
 
     /// The object behind a stored value at a revision, in this resource's version.
-    pub fn decode(&self, value: &[u8], revision: u64) -> ApiResult<Value> {
-        let mut object = decode_stored(self.kind, value).map_err(Status::internal)?;
+    pub async fn decode(&self, value: &[u8], revision: u64) -> ApiResult<Value> {
+        let mut object = decode_stored(&self.kind, value).map_err(Status::internal)?;
         self.add_type_meta(&mut object);
         object["metadata"]["resourceVersion"] = revision.to_string().into();
         Ok(object)
     }
 
     /// The bytes to store for an object.
-    pub fn encode(&self, object: &Value) -> ApiResult<Bytes> {
+    pub async fn encode(&self, object: &Value) -> ApiResult<Bytes> {
         let mut stored = object.clone();
         if let Some(metadata) = stored.get_mut("metadata").and_then(Value::as_object_mut) {
             metadata.remove("resourceVersion");
@@ -191,77 +206,85 @@ fn extract(kind: &Kind, value: &[u8]) -> Result<Extracted, ExtractError> {
     })
 }
 
-/// All served resources.
+/// All served resources: those of the table, and the custom ones, which come and go.
 pub struct Resources {
+    prefix: String,
+    builtin: Table,
+    custom: ArcSwap<Table>,
+}
+
+#[derive(Default)]
+struct Table {
     all: Vec<Arc<Resource>>,
     by_name: HashMap<String, usize>,
+}
+
+impl Table {
+    fn of(all: Vec<Arc<Resource>>) -> Self {
+        let by_name = all
+            .iter()
+            .enumerate()
+            .map(|(at, r)| {
+                let kind = &r.kind;
+                (path_name(&kind.group, &kind.version, &kind.plural), at)
+            })
+            .collect();
+        Table { all, by_name }
+    }
+
+    fn get(&self, name: &str) -> Option<Arc<Resource>> {
+        self.by_name.get(name).map(|at| self.all[*at].clone())
+    }
 }
 
 impl Resources {
     /// The table for keys under `prefix` (`/registry`).
     pub fn new(prefix: &str) -> Self {
-        let schema = Schema::builtin();
-        let mut all = Vec::new();
-        let mut by_name = HashMap::new();
-        for kind in kinds::ALL.iter() {
-            let Some(ty) = schema.kind(kind.group, kind.version, kind.kind) else {
-                tracing::error!(
-                    group = kind.group,
-                    kind = kind.kind,
-                    "a kind without a type is not served"
-                );
-                continue;
-            };
-            let owner = kinds::ALL
-                .iter()
-                .find(|k| {
-                    k.is_stored() && k.prefix == kind.prefix && k.stored_as == k.api_version()
-                })
-                .unwrap_or(kind);
-            let cached_as = (!std::ptr::eq(owner, kind)).then_some(owner);
-            let owner = cached_as.unwrap_or(kind);
-            by_name.insert(path_name(kind.group, kind.version, kind.plural), all.len());
-            all.push(Arc::new(Resource {
-                kind,
-                ty,
-                id: id(owner.group, owner.plural),
-                prefix: if kind.is_stored() {
-                    format!("{prefix}/{}/", kind.prefix)
-                } else {
-                    String::new()
-                },
-                cached_as,
-            }));
+        Resources {
+            prefix: prefix.to_owned(),
+            builtin: Table::of(builtin(prefix)),
+            custom: ArcSwap::default(),
         }
-        Resources { all, by_name }
+    }
+
+    /// What all keys begin with.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
     }
 
     /// The resource of a path.
-    pub fn get(&self, group: &str, version: &str, plural: &str) -> Option<&Arc<Resource>> {
-        self.by_name
-            .get(&path_name(group, version, plural))
-            .map(|at| &self.all[*at])
+    pub fn get(&self, group: &str, version: &str, plural: &str) -> Option<Arc<Resource>> {
+        let name = path_name(group, version, plural);
+        self.builtin
+            .get(&name)
+            .or_else(|| self.custom.load().get(&name))
     }
 
     /// The resource that is cached under an id such as `deployments.apps`.
-    pub fn cached_as(&self, id: &str) -> Option<&Arc<Resource>> {
-        self.all
-            .iter()
-            .find(|r| r.id == id && r.cached_as.is_none())
+    pub fn cached_as(&self, id: &str) -> Option<Arc<Resource>> {
+        let find = |all: &[Arc<Resource>]| {
+            all.iter()
+                .find(|r| r.id == id && r.cached_as.is_none())
+                .cloned()
+        };
+        find(&self.builtin.all).or_else(|| find(&self.custom.load().all))
     }
 
     /// Says which resource a key under `prefix` belongs to, as an encryption configuration names it.
     pub fn classifier(&self, prefix: &str) -> Classify {
         let root = format!("{}/", prefix.trim_end_matches('/'));
         let known: HashMap<String, GroupResource> = self
+            .builtin
             .all
             .iter()
             .filter(|r| r.kind.is_stored())
             .map(|r| {
-                let kind = self.cached_as(&r.id).map_or(r.kind, |owner| owner.kind);
+                let kind = self
+                    .cached_as(&r.id)
+                    .map_or_else(|| r.kind.clone(), |owner| owner.kind.clone());
                 (
-                    r.kind.prefix.to_owned(),
-                    GroupResource::new(kind.group, kind.plural),
+                    r.kind.prefix.to_string(),
+                    GroupResource::new(&*kind.group, &*kind.plural),
                 )
             })
             .collect();
@@ -269,22 +292,44 @@ impl Resources {
     }
 
     /// Every resource, in the order of discovery.
-    pub fn all(&self) -> &[Arc<Resource>] {
-        &self.all
+    pub fn all(&self) -> Vec<Arc<Resource>> {
+        let custom = self.custom.load();
+        self.builtin
+            .all
+            .iter()
+            .chain(&custom.all)
+            .cloned()
+            .collect()
     }
 
-    /// What the cache is to keep.
+    /// The resources of the kinds table.
+    pub fn builtin(&self) -> &[Arc<Resource>] {
+        &self.builtin.all
+    }
+
+    /// The custom resources as they are now.
+    pub fn custom(&self) -> Vec<Arc<Resource>> {
+        self.custom.load().all.clone()
+    }
+
+    /// Replaces the custom resources.
+    pub fn set_custom(&self, all: Vec<Arc<Resource>>) {
+        self.custom.store(Arc::new(Table::of(all)));
+    }
+
+    /// What the cache is to keep of the table's kinds.
     pub fn cache_config(&self) -> Vec<ResourceConfig> {
-        self.all
+        self.builtin
+            .all
             .iter()
             .filter(|r| r.kind.is_stored() && r.cached_as.is_none())
             .map(|r| {
-                let kind = r.kind;
+                let kind = r.kind.clone();
                 ResourceConfig {
                     id: r.id.clone(),
                     prefix: r.prefix.clone(),
                     namespaced: kind.namespaced,
-                    extract: Arc::new(move |_: &str, value: &Bytes, _: u64| extract(kind, value)),
+                    extract: Arc::new(move |_: &str, value: &Bytes, _: u64| extract(&kind, value)),
                     index_fields: if r.id == "pods" {
                         vec!["spec.nodeName".to_owned()]
                     } else {
@@ -312,6 +357,39 @@ fn classify(known: &HashMap<String, GroupResource>, key: &str) -> GroupResource 
         (group, plural) if group.contains('.') => GroupResource::new(group, plural),
         (other, _) => GroupResource::new("", other),
     }
+}
+
+fn builtin(prefix: &str) -> Vec<Arc<Resource>> {
+    let schema = Schema::builtin();
+    let mut all = Vec::new();
+    for kind in kinds::ALL.iter() {
+        let Some(ty) = schema.kind(&kind.group, &kind.version, &kind.kind) else {
+            tracing::error!(
+                group = &*kind.group,
+                kind = &*kind.kind,
+                "a kind without a type is not served"
+            );
+            continue;
+        };
+        let owner = kinds::ALL
+            .iter()
+            .find(|k| k.is_stored() && k.prefix == kind.prefix && k.stored_as == k.api_version())
+            .unwrap_or(kind);
+        let cached_as = (!std::ptr::eq(owner, kind)).then_some(KindRef::Static(owner));
+        all.push(Arc::new(Resource {
+            kind: KindRef::Static(kind),
+            ty: ty.clone(),
+            id: id(&owner.group, &owner.plural),
+            prefix: if kind.is_stored() {
+                format!("{prefix}/{}/", kind.prefix)
+            } else {
+                String::new()
+            },
+            slot: u32::from(cached_as.is_some()),
+            cached_as,
+        }));
+    }
+    all
 }
 
 fn path_name(group: &str, version: &str, plural: &str) -> String {
@@ -364,21 +442,21 @@ mod tests {
         }
     }
 
-    #[test]
-    fn what_is_stored_carries_its_version_and_no_revision() {
+    #[tokio::test]
+    async fn what_is_stored_carries_its_version_and_no_revision() {
         let resources = Resources::new("/registry");
         let r = resources.get("", "v1", "configmaps").unwrap();
-        let bytes = r.encode(&json!({"kind": "ConfigMap", "metadata": {"name": "a", "resourceVersion": "3"}, "data": {"k": "v"}})).unwrap();
+        let bytes = r.encode(&json!({"kind": "ConfigMap", "metadata": {"name": "a", "resourceVersion": "3"}, "data": {"k": "v"}})).await.unwrap();
         let stored: Value = serde_json::from_slice(&bytes).unwrap();
         assert_eq!(
             stored,
             json!({"kind": "ConfigMap", "apiVersion": "v1", "metadata": {"name": "a"}, "data": {"k": "v"}})
         );
-        let extracted = extract(r.kind, &bytes).unwrap();
+        let extracted = extract(&r.kind, &bytes).unwrap();
         assert_eq!(extracted.name, "a");
         assert!(!String::from_utf8_lossy(&extracted.json).contains("ConfigMap"));
         assert_eq!(
-            r.decode(&bytes, 9).unwrap()["metadata"]["resourceVersion"],
+            r.decode(&bytes, 9).await.unwrap()["metadata"]["resourceVersion"],
             "9"
         );
     }

@@ -59,15 +59,15 @@ async fn path(server: &Arc<Server>, request: Request) -> ApiResult<Response> {
     }
     match segments[..] {
         [] => Ok(discovery::paths::index(server)),
-        ["api"] => server.documents.core(&request),
-        ["api", "v1"] => server.documents.resources(&request, "", "v1"),
-        ["apis"] => server.documents.groups(&request),
-        ["apis", group] => server.documents.group(&request, group),
-        ["apis", group, version] => server.documents.resources(&request, group, version),
+        ["api"] => server.documents.load().core(&request),
+        ["api", "v1"] => server.documents.load().resources(&request, "", "v1"),
+        ["apis"] => server.documents.load().groups(&request),
+        ["apis", group] => server.documents.load().group(&request, group),
+        ["apis", group, version] => server.documents.load().resources(&request, group, version),
         ["version"] => Ok(discovery::paths::version()),
         ["healthz" | "livez" | "readyz", ..] => server.health.answer(&path, &request.query).await,
         ["metrics"] => Ok(discovery::paths::metrics(server)),
-        ["openapi", ..] => server.documents.openapi(&request, &segments[1..]),
+        ["openapi", ..] => server.documents.load().openapi(&request, &segments[1..]),
         [".well-known", "openid-configuration"] => {
             Ok(discovery::paths::openid_configuration(server))
         }
@@ -82,7 +82,6 @@ async fn resource(server: &Arc<Server>, request: Request) -> ApiResult<Response>
     let Some(resource) = server
         .resources
         .get(&info.group, &info.version, &info.resource)
-        .cloned()
     else {
         return Err(Status::no_such_path());
     };
@@ -92,7 +91,7 @@ async fn resource(server: &Arc<Server>, request: Request) -> ApiResult<Response>
     if let Some((_, warning)) = DEPRECATED.iter().find(|(id, _)| *id == resource.id) {
         request.warnings.extend([(*warning).to_owned()]);
     }
-    let in_namespace = !info.namespace.is_empty() && resource.kind.plural != "namespaces";
+    let in_namespace = !info.namespace.is_empty() && !resource.kind.is_namespace();
     if in_namespace && !resource.kind.namespaced {
         return Err(Status::no_such_path());
     }
@@ -137,7 +136,7 @@ async fn stored(
     request: Request,
     resource: &Arc<Resource>,
 ) -> ApiResult<Response> {
-    let strategy = resource.kind.strategy;
+    let strategy = &*resource.kind.strategy;
     match request.info.verb.as_str() {
         "get" => verbs::get::get(server, &request, resource).await,
         "list" => verbs::list::list(server, &request, resource).await,

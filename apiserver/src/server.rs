@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use keelson_admission::{Chain, Environment};
 use keelson_api::status::{Qualified, Status};
 use keelson_auth::authenticate::Authenticator;
@@ -55,8 +56,8 @@ pub struct Server {
     pub addresses: Addresses,
     /// Connections to kubelets and other backends.
     pub backends: Backends,
-    /// Discovery documents.
-    pub documents: Documents,
+    /// Discovery documents; replaced when custom resources come and go.
+    pub documents: ArcSwap<Documents>,
     /// Bounds on requests in flight.
     pub limits: Limits,
     /// Counters.

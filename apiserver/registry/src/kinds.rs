@@ -24,7 +24,7 @@ pub mod storage;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use serde_json::Value;
 
@@ -37,32 +37,74 @@ pub type GroupVersion = (&'static str, &'static str);
 /// One kind of object in one version, and the resource it is served as.
 pub struct Kind {
     /// The API group; empty for the core group.
-    pub group: &'static str,
+    pub group: Cow<'static, str>,
     /// The served version.
-    pub version: &'static str,
+    pub version: Cow<'static, str>,
     /// The kind.
-    pub kind: &'static str,
+    pub kind: Cow<'static, str>,
+    /// The kind of its lists, where that isn't the kind with `List` behind it.
+    pub list_kind: Option<String>,
     /// The resource: the plural in paths.
-    pub plural: &'static str,
+    pub plural: Cow<'static, str>,
     /// The singular that clients accept too.
     pub singular: Cow<'static, str>,
     /// Abbreviations that clients accept.
-    pub short_names: &'static [&'static str],
+    pub short_names: Vec<Cow<'static, str>>,
     /// Groups of resources that clients can ask for at once, such as `all`.
-    pub categories: &'static [&'static str],
+    pub categories: Vec<Cow<'static, str>>,
     /// Whether objects live in namespaces.
     pub namespaced: bool,
     /// The path below `/registry/` in the store; empty for what is not stored.
-    pub prefix: &'static str,
+    pub prefix: Cow<'static, str>,
     /// The group and version objects are stored in, as `apiVersion` spells it.
     pub stored_as: Cow<'static, str>,
     /// The hash by which clients recognise how objects are stored.
-    pub storage_version_hash: &'static str,
+    pub storage_version_hash: Cow<'static, str>,
     /// The subresources.
     pub subresources: &'static [Subresource],
     /// What the kind does.
-    pub strategy: &'static dyn Strategy,
+    pub strategy: Rules,
     verbs: &'static [&'static str],
+}
+
+/// A kind's strategy: one of the table's, or one that is made for a custom resource.
+#[derive(Clone)]
+pub enum Rules {
+    /// Of a kind in the table.
+    Static(&'static dyn Strategy),
+    /// Of a custom resource.
+    Shared(Arc<dyn Strategy + Send>),
+}
+
+impl std::ops::Deref for Rules {
+    type Target = dyn Strategy;
+
+    fn deref(&self) -> &Self::Target {
+        match self {
+            Rules::Static(rules) => *rules,
+            Rules::Shared(rules) => rules.as_ref(),
+        }
+    }
+}
+
+/// A kind, wherever it comes from: the table, or a custom resource's definition.
+#[derive(Clone)]
+pub enum KindRef {
+    /// A row of the table.
+    Static(&'static Kind),
+    /// A custom resource's.
+    Shared(Arc<Kind>),
+}
+
+impl std::ops::Deref for KindRef {
+    type Target = Kind;
+
+    fn deref(&self) -> &Kind {
+        match self {
+            KindRef::Static(kind) => kind,
+            KindRef::Shared(kind) => kind,
+        }
+    }
 }
 
 /// A subresource of a kind.
@@ -159,45 +201,46 @@ fn cluster(
     strategy: &'static dyn Strategy,
 ) -> Kind {
     Kind {
-        group,
-        version,
-        kind,
-        plural,
+        group: group.into(),
+        version: version.into(),
+        kind: kind.into(),
+        list_kind: None,
+        plural: plural.into(),
         singular: kind.to_lowercase().into(),
-        short_names: &[],
-        categories: &[],
+        short_names: Vec::new(),
+        categories: Vec::new(),
         namespaced: false,
-        prefix,
+        prefix: prefix.into(),
         stored_as: if group.is_empty() {
             version.into()
         } else {
             format!("{group}/{version}").into()
         },
-        storage_version_hash: "",
+        storage_version_hash: "".into(),
         subresources: &[],
-        strategy,
+        strategy: Rules::Static(strategy),
         verbs: ALL_VERBS,
     }
 }
 
 impl Kind {
-    fn short(self, short_names: &'static [&'static str]) -> Kind {
+    fn short(self, short_names: &[&'static str]) -> Kind {
         Kind {
-            short_names,
+            short_names: short_names.iter().map(|s| Cow::Borrowed(*s)).collect(),
             ..self
         }
     }
 
     fn all(self) -> Kind {
         Kind {
-            categories: &["all"],
+            categories: vec!["all".into()],
             ..self
         }
     }
 
     fn extension(self) -> Kind {
         Kind {
-            categories: &["api-extensions"],
+            categories: vec!["api-extensions".into()],
             ..self
         }
     }
@@ -208,7 +251,7 @@ impl Kind {
 
     fn hash(self, storage_version_hash: &'static str) -> Kind {
         Kind {
-            storage_version_hash,
+            storage_version_hash: storage_version_hash.into(),
             ..self
         }
     }
@@ -231,7 +274,7 @@ impl Kind {
     #[must_use]
     pub fn api_version(&self) -> String {
         if self.group.is_empty() {
-            self.version.into()
+            self.version.to_string()
         } else {
             format!("{}/{}", self.group, self.version)
         }
@@ -240,13 +283,22 @@ impl Kind {
     /// The kind of its lists.
     #[must_use]
     pub fn list_kind(&self) -> String {
-        format!("{}List", self.kind)
+        match &self.list_kind {
+            Some(kind) => kind.clone(),
+            None => format!("{}List", self.kind),
+        }
     }
 
     /// Whether its objects are in the store.
     #[must_use]
     pub fn is_stored(&self) -> bool {
         !self.prefix.is_empty()
+    }
+
+    /// Whether it is the core group's Namespace, whose objects are what others lie in.
+    #[must_use]
+    pub fn is_namespace(&self) -> bool {
+        self.group.is_empty() && self.plural == "namespaces"
     }
 
     /// What can be done with it: of what is stored but not writable, only reading is.
@@ -300,8 +352,19 @@ impl Kind {
             "metadata.name" => Ok(label),
             "metadata.namespace" if self.namespaced => Ok(label),
             // The old name of the field, which kubelets used.
-            "spec.host" if self.plural == "pods" => Ok("spec.nodeName"),
+            "spec.host" if self.plural == "pods" && self.group.is_empty() => Ok("spec.nodeName"),
             _ if own.contains(&label) => Ok(label),
+            _ if self
+                .strategy
+                .custom_field_labels()
+                .iter()
+                .any(|l| l == label) =>
+            {
+                Ok(label)
+            }
+            _ if matches!(self.strategy, Rules::Shared(_)) => {
+                Err(format!("field label not supported: {label}"))
+            }
             _ if own.is_empty() => {
                 let quoted = keelson_api::field::quote(label);
                 Err(format!(
@@ -326,12 +389,72 @@ impl Kind {
     }
 }
 
+/// What a definition says of a custom resource in one version.
+pub struct Custom {
+    /// The API group.
+    pub group: String,
+    /// The served version.
+    pub version: String,
+    /// The kind.
+    pub kind: String,
+    /// The kind of its lists.
+    pub list_kind: String,
+    /// The resource.
+    pub plural: String,
+    /// The singular that clients accept too.
+    pub singular: String,
+    /// Abbreviations that clients accept.
+    pub short_names: Vec<String>,
+    /// Groups of resources it belongs to.
+    pub categories: Vec<String>,
+    /// Whether objects live in namespaces.
+    pub namespaced: bool,
+    /// The group and version that objects are stored in.
+    pub stored_as: String,
+    /// Whether there is a `status` subresource.
+    pub status: bool,
+    /// Whether there is a `scale` subresource.
+    pub scale: bool,
+    /// The hash by which clients recognise how objects are stored.
+    pub storage_version_hash: String,
+    /// What it does.
+    pub strategy: Arc<dyn Strategy + Send>,
+}
+
+/// The kind of a custom resource.
+#[must_use]
+pub fn custom(of: Custom) -> Kind {
+    let words = |list: Vec<String>| list.into_iter().map(Cow::Owned).collect();
+    Kind {
+        prefix: format!("{}/{}", of.group, of.plural).into(),
+        group: of.group.into(),
+        version: of.version.into(),
+        kind: of.kind.into(),
+        list_kind: Some(of.list_kind),
+        plural: of.plural.into(),
+        singular: of.singular.into(),
+        short_names: words(of.short_names),
+        categories: words(of.categories),
+        namespaced: of.namespaced,
+        stored_as: of.stored_as.into(),
+        storage_version_hash: of.storage_version_hash.into(),
+        subresources: match (of.status, of.scale) {
+            (true, true) => &[STATUS, SCALE],
+            (true, false) => &[STATUS],
+            (false, true) => &[SCALE],
+            (false, false) => &[],
+        },
+        strategy: Rules::Shared(of.strategy),
+        verbs: ALL_VERBS,
+    }
+}
+
 /// The kind that is served as `plural` in a group and version.
 #[must_use]
 pub fn find(group: &str, version: &str, plural: &str) -> Option<&'static Kind> {
     static INDEX: LazyLock<HashMap<(&str, &str, &str), &Kind>> = LazyLock::new(|| {
         ALL.iter()
-            .map(|k| ((k.group, k.version, k.plural), k))
+            .map(|k| ((&*k.group, &*k.version, &*k.plural), k))
             .collect()
     });
     INDEX.get(&(group, version, plural)).copied()

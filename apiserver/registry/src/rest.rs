@@ -118,7 +118,7 @@ fn invalid(kind: &Kind, object: &Value, errors: &ErrorList) -> Result<(), Status
         return Ok(());
     }
     Err(Status::invalid(
-        Qualified::new(kind.group, kind.kind),
+        Qualified::new(&kind.group, &kind.kind),
         object.text("metadata.name"),
         errors,
     ))
@@ -134,7 +134,7 @@ pub fn resource_version_required(kind: &Kind, name: &str) -> Status {
         "must be specified for an update",
     );
     // Upstream names the resource here, not the kind.
-    Status::invalid(Qualified::new(kind.group, kind.plural), name, &[error])
+    Status::invalid(Qualified::new(&kind.group, &kind.plural), name, &[error])
 }
 
 /// What a client asks of a deletion.
@@ -235,7 +235,7 @@ fn check_options(options: &DeleteOptions) -> Result<(), Status> {
 }
 
 fn check_preconditions(kind: &Kind, object: &Value, options: &DeleteOptions) -> Result<(), Status> {
-    let what = Qualified::new(kind.group, kind.kind);
+    let what = Qualified::new(&kind.group, &kind.kind);
     let (uid, version) = (
         object.text("metadata.uid"),
         object.text("metadata.resourceVersion"),

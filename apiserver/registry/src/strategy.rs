@@ -103,7 +103,7 @@ pub trait Strategy: Sync {
     }
 
     /// The strategy of writes to a subresource that takes the kind itself: `status`, `resize`, `approval`…
-    fn subresource(&self, _name: &str) -> Option<&'static dyn Strategy> {
+    fn subresource(&self, _name: &str) -> Option<&dyn Strategy> {
         None
     }
 
@@ -181,6 +181,11 @@ pub trait Strategy: Sync {
         columns::DEFAULT
     }
 
+    /// The column definitions of a custom resource's table, as JSON; empty where [`columns`](Strategy::columns) has them.
+    fn custom_columns(&self) -> &[Value] {
+        &[]
+    }
+
     /// The cells of an object's row, one a column.
     fn row(&self, object: &Value, _now: Timestamp) -> Vec<Value> {
         vec![
@@ -191,6 +196,11 @@ pub trait Strategy: Sync {
 
     /// The labels of fields the kind can be selected by, beside name and namespace.
     fn field_labels(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// The same for custom resources, whose fields are known at run time only.
+    fn custom_field_labels(&self) -> &[String] {
         &[]
     }
 

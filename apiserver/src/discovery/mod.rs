@@ -6,6 +6,7 @@ pub mod paths;
 pub mod schemas;
 
 use std::fmt::Write;
+use std::sync::Arc;
 
 use http::HeaderValue;
 use http::header::{CACHE_CONTROL, ETAG, IF_NONE_MATCH, VARY};
@@ -19,7 +20,7 @@ use sha2::{Digest, Sha512};
 use crate::negotiate::{Negotiated, Offers, aggregated_discovery};
 use crate::options::Options;
 use crate::request::Request;
-use crate::resources::{Resource, Resources};
+use crate::resources::Resource;
 use crate::response::{self, ApiResult, Response};
 
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
@@ -40,24 +41,23 @@ pub struct Documents {
 
 impl Documents {
     /// Builds the documents of these resources.
-    pub fn new(resources: &Resources, options: &Options) -> Self {
+    pub fn new(resources: &[Arc<Resource>], options: &Options) -> Self {
         let mut groups: Vec<(&str, Vec<&str>)> = Vec::new();
-        for resource in resources.all() {
-            let kind = resource.kind;
+        for resource in resources {
+            let kind = &resource.kind;
             match groups.iter_mut().find(|(g, _)| *g == kind.group) {
-                Some((_, versions)) if versions.contains(&kind.version) => {}
-                Some((_, versions)) => versions.push(kind.version),
-                None => groups.push((kind.group, vec![kind.version])),
+                Some((_, versions)) if versions.contains(&&*kind.version) => {}
+                Some((_, versions)) => versions.push(&kind.version),
+                None => groups.push((&kind.group, vec![&kind.version])),
             }
         }
         let of = |group: &str, version: &str| -> Vec<&Kind> {
             let mut kinds: Vec<&Kind> = resources
-                .all()
                 .iter()
-                .map(|r: &std::sync::Arc<Resource>| r.kind)
+                .map(|r| &*r.kind)
                 .filter(|k| k.group == group && k.version == version)
                 .collect();
-            kinds.sort_by_key(|k| k.plural);
+            kinds.sort_by(|a, b| a.plural.cmp(&b.plural));
             kinds
         };
         let aggregate = |core: bool| {
@@ -115,9 +115,8 @@ impl Documents {
             openapi: openapi::Documents::new(
                 GIT_VERSION,
                 resources
-                    .all()
                     .iter()
-                    .map(|r| schemas::resource(r.kind))
+                    .map(|r| schemas::resource(&r.kind))
                     .collect(),
             ),
         }
@@ -215,10 +214,10 @@ fn group_value(group: &str, versions: &[&str]) -> Value {
 /// A resource and its subresources in an `APIResourceList`.
 fn plain_resources(kind: &Kind) -> Vec<Value> {
     let mut own = Map::new();
-    own.insert("name".into(), kind.plural.into());
+    own.insert("name".into(), kind.plural.as_ref().into());
     own.insert("singularName".into(), kind.singular.as_ref().into());
     own.insert("namespaced".into(), kind.namespaced.into());
-    own.insert("kind".into(), kind.kind.into());
+    own.insert("kind".into(), kind.kind.as_ref().into());
     own.insert("verbs".into(), json!(kind.discovery_verbs()));
     if !kind.short_names.is_empty() {
         own.insert("shortNames".into(), json!(kind.short_names));
@@ -229,13 +228,14 @@ fn plain_resources(kind: &Kind) -> Vec<Value> {
     if !kind.storage_version_hash.is_empty() {
         own.insert(
             "storageVersionHash".into(),
-            kind.storage_version_hash.into(),
+            kind.storage_version_hash.as_ref().into(),
         );
     }
     let mut all = vec![Value::Object(own)];
     for sub in kind.subresources {
-        let ((group, version), sub_kind) =
-            sub.kind.unwrap_or(((kind.group, kind.version), kind.kind));
+        let ((group, version), sub_kind) = sub
+            .kind
+            .unwrap_or(((&kind.group, &kind.version), &kind.kind));
         let mut row = Map::new();
         row.insert(
             "name".into(),
@@ -243,7 +243,7 @@ fn plain_resources(kind: &Kind) -> Vec<Value> {
         );
         row.insert("singularName".into(), "".into());
         row.insert("namespaced".into(), kind.namespaced.into());
-        if (group, version) != (kind.group, kind.version) {
+        if (group, version) != (&*kind.group, &*kind.version) {
             row.insert("group".into(), group.into());
             row.insert("version".into(), version.into());
         }
@@ -258,15 +258,15 @@ fn plain_resources(kind: &Kind) -> Vec<Value> {
 fn aggregated_resource(kind: &Kind) -> Value {
     // What is of the resource's own group and version goes without saying.
     let response_kind = |group: &str, version: &str, name: &str| {
-        let own = (group, version) == (kind.group, kind.version);
+        let own = (group, version) == (&*kind.group, &*kind.version);
         let (group, version) = if own { ("", "") } else { (group, version) };
         json!({"group": group, "version": version, "kind": name})
     };
     let mut row = Map::new();
-    row.insert("resource".into(), kind.plural.into());
+    row.insert("resource".into(), kind.plural.as_ref().into());
     row.insert(
         "responseKind".into(),
-        response_kind(kind.group, kind.version, kind.kind),
+        response_kind(&kind.group, &kind.version, &kind.kind),
     );
     row.insert(
         "scope".into(),
@@ -289,7 +289,7 @@ fn aggregated_resource(kind: &Kind) -> Value {
         .subresources
         .iter()
         .map(|sub| {
-            let ((group, version), sub_kind) = sub.kind.unwrap_or(((kind.group, kind.version), kind.kind));
+            let ((group, version), sub_kind) = sub.kind.unwrap_or(((&kind.group, &kind.version), &kind.kind));
             json!({"subresource": sub.name, "responseKind": response_kind(group, version, sub_kind), "verbs": kind.subresource_verbs(sub)})
         })
         .collect();

@@ -9,7 +9,7 @@ use crate::server::Server;
 
 /// `/`.
 pub fn index(server: &Server) -> Response {
-    let mut paths = server.documents.paths();
+    let mut paths = server.documents.load().paths();
     for path in [
         "/.well-known/openid-configuration",
         "/healthz",

@@ -20,8 +20,9 @@ pub fn resource(kind: &Kind) -> Resource {
         .subresources
         .iter()
         .map(|sub| {
-            let ((group, version), sub_kind) =
-                sub.kind.unwrap_or(((kind.group, kind.version), kind.kind));
+            let ((group, version), sub_kind) = sub
+                .kind
+                .unwrap_or(((&kind.group, &kind.version), &kind.kind));
             Subresource {
                 name: sub.name.to_owned(),
                 group: group.to_owned(),
@@ -32,10 +33,10 @@ pub fn resource(kind: &Kind) -> Resource {
         })
         .collect();
     Resource {
-        group: kind.group.to_owned(),
-        version: kind.version.to_owned(),
-        kind: kind.kind.to_owned(),
-        plural: kind.plural.to_owned(),
+        group: kind.group.to_string(),
+        version: kind.version.to_string(),
+        kind: kind.kind.to_string(),
+        plural: kind.plural.to_string(),
         namespaced: kind.namespaced,
         verbs: words(kind.discovery_verbs()),
         subresources,

@@ -22,7 +22,7 @@ const MANAGER: &str = "kube-apiserver";
 /// A pause before a write is tried again that failed for the store's sake.
 const PAUSE: Duration = Duration::from_secs(1);
 
-fn resource<'a>(server: &'a Server, id: &str) -> ApiResult<&'a Arc<Resource>> {
+fn resource(server: &Server, id: &str) -> ApiResult<Arc<Resource>> {
     server
         .resources
         .cached_as(id)
@@ -32,7 +32,7 @@ fn resource<'a>(server: &'a Server, id: &str) -> ApiResult<&'a Arc<Resource>> {
 /// A new object, with defaults, metadata and ownership.
 fn begun(resource: &Resource, mut object: Value, context: &Context<'_>) -> Value {
     resource.add_type_meta(&mut object);
-    let strategy = resource.kind.strategy;
+    let strategy = &*resource.kind.strategy;
     strategy.default(&mut object);
     rest::fill_metadata(&mut object, context);
     Owner {
@@ -53,14 +53,14 @@ pub fn completed(resource: &Resource, object: Value) -> ApiResult<Value> {
         ..Context::at(Timestamp::now())
     };
     let mut object = begun(resource, object, &context);
-    rest::before_create(resource.kind, &mut object, &context)?;
-    keelson_schema::normalise(&mut object, resource.ty);
+    rest::before_create(&resource.kind, &mut object, &context)?;
+    keelson_schema::normalise(&mut object, &resource.ty);
     Ok(object)
 }
 
 /// Stores a new object.
 pub async fn create(server: &Server, id: &str, object: Value) -> ApiResult<Value> {
-    let resource = resource(server, id)?;
+    let resource = &resource(server, id)?;
     let user = User::api_server();
     let context = Context {
         now: Timestamp::now(),
@@ -72,9 +72,9 @@ pub async fn create(server: &Server, id: &str, object: Value) -> ApiResult<Value
         .addresses
         .create(resource, &mut object, false)
         .await?;
-    let stored = match rest::before_create(resource.kind, &mut object, &context) {
+    let stored = match rest::before_create(&resource.kind, &mut object, &context) {
         Ok(_) => {
-            keelson_schema::normalise(&mut object, resource.ty);
+            keelson_schema::normalise(&mut object, &resource.ty);
             objects::create(server, resource, object).await
         }
         Err(e) => Err(e),
@@ -85,7 +85,7 @@ pub async fn create(server: &Server, id: &str, object: Value) -> ApiResult<Value
 
 /// Replaces an object whose resourceVersion is still the one in `object`.
 pub async fn update(server: &Server, id: &str, mut object: Value) -> ApiResult<Value> {
-    let resource = resource(server, id)?;
+    let resource = &resource(server, id)?;
     let user = User::api_server();
     let context = Context {
         now: Timestamp::now(),
@@ -102,7 +102,7 @@ pub async fn update(server: &Server, id: &str, mut object: Value) -> ApiResult<V
     if text(&old, "resourceVersion") != text(&object, "resourceVersion") {
         return Err(Status::modified(resource.qualified(), &name));
     }
-    let strategy = resource.kind.strategy;
+    let strategy = &*resource.kind.strategy;
     strategy.default(&mut object);
     Owner {
         resource,
@@ -111,8 +111,8 @@ pub async fn update(server: &Server, id: &str, mut object: Value) -> ApiResult<V
         subresource: "",
     }
     .record(Some(&old), &mut object);
-    rest::before_update(resource.kind, strategy, &mut object, &old, &context)?;
-    keelson_schema::normalise(&mut object, resource.ty);
+    rest::before_update(&resource.kind, strategy, &mut object, &old, &context)?;
+    keelson_schema::normalise(&mut object, &resource.ty);
     keelson_schema::managed_fields::keep_times(&old, &mut object);
     if keelson_registry::access::same(&object, &old) {
         return Ok(old);
@@ -120,7 +120,7 @@ pub async fn update(server: &Server, id: &str, mut object: Value) -> ApiResult<V
     let revision: u64 = text(&old, "resourceVersion")
         .parse()
         .map_err(Status::internal)?;
-    let bytes = resource.encode(&object)?;
+    let bytes = resource.encode(&object).await?;
     let fail = |e| from_store(e, resource.qualified(), &name);
     let revision = server
         .store
@@ -138,13 +138,13 @@ pub async fn get(
     namespace: &str,
     name: &str,
 ) -> ApiResult<Option<Value>> {
-    let found = objects::live(server, resource(server, id)?, namespace, name).await?;
+    let found = objects::live(server, &*resource(server, id)?, namespace, name).await?;
     Ok(found.map(|current| Value::clone(&current.object)))
 }
 
 /// Removes an object, if it is there.
 pub async fn delete(server: &Server, id: &str, namespace: &str, name: &str) -> ApiResult<()> {
-    let resource = resource(server, id)?;
+    let resource = &resource(server, id)?;
     match server
         .store
         .delete(&resource.key(namespace, name), None)

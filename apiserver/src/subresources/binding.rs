@@ -66,7 +66,6 @@ pub async fn bind(
     let pods = server
         .resources
         .get("", "v1", "pods")
-        .cloned()
         .ok_or_else(Status::no_such_path)?;
     let write = Write {
         server,

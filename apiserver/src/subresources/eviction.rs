@@ -90,7 +90,6 @@ pub async fn evict(
             let budgets = server
                 .resources
                 .cached_as(BUDGETS)
-                .cloned()
                 .ok_or_else(|| Status::internal("no budgets"))?;
             let mut charge = Charging { pod: &name };
             objects::modify(

@@ -308,7 +308,7 @@ pub async fn kubelet(server: &Server, node: &str, path_and_query: String) -> Api
         .resources
         .get("", "v1", "nodes")
         .ok_or_else(Status::no_such_path)?;
-    let entry = objects::fresh(server, nodes, "", node).await?;
+    let entry = objects::fresh(server, &nodes, "", node).await?;
     let (host, port) = target::kubelet(&nodes.object(&entry)?, &server.options.kubelet_addresses)?;
     Ok(Target {
         host,

@@ -66,7 +66,7 @@ pub async fn serve(
         server,
         request: &request,
         resource,
-        strategy: resource.kind.strategy,
+        strategy: &*resource.kind.strategy,
         options: &options,
         options_kind,
         reserved: None,

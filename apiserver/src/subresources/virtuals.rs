@@ -25,7 +25,7 @@ pub async fn dispatch(
     mut request: Request,
     resource: &Arc<Resource>,
 ) -> ApiResult<Response> {
-    let kind = resource.kind;
+    let kind = &resource.kind;
     if !kind.discovery_verbs().contains(&request.info.verb.as_str()) {
         return Err(Status::method_not_allowed());
     }
@@ -37,16 +37,16 @@ pub async fn dispatch(
     }
     let agreed = request.negotiate(Offers::Objects)?;
     let expected = Expected {
-        group: kind.group,
-        version: kind.version,
-        kind: kind.kind,
-        ty: resource.ty,
+        group: &kind.group,
+        version: &kind.version,
+        kind: &kind.kind,
+        ty: &resource.ty,
     };
     let mut review = body::read(&mut request, &expected).await?;
     set_namespace(&mut review, resource, &request.info.namespace)?;
     let authorizer = server.authorizer.as_ref();
     if matches!(
-        kind.plural,
+        &*kind.plural,
         "selfsubjectaccessreviews"
             | "subjectaccessreviews"
             | "localsubjectaccessreviews"
@@ -55,13 +55,13 @@ pub async fn dispatch(
         let options = WriteOptions::of(&request, false)?;
         let owner = Owner {
             resource,
-            strategy: kind.strategy,
+            strategy: &*kind.strategy,
             manager: &options.field_manager,
             subresource: "",
         };
         owner.record(None, &mut review);
     }
-    let answered = match kind.plural {
+    let answered = match &*kind.plural {
         "selfsubjectaccessreviews" => {
             reviews::self_subject_access(authorizer, &request.user, review)?
         }
@@ -108,7 +108,7 @@ async fn component_statuses(
                 crate::negotiate::View::Table(version) => {
                     let items = [etcd];
                     let table = view::table(
-                        resource.kind,
+                        &resource.kind,
                         &items,
                         json!({}),
                         version,

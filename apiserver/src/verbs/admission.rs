@@ -40,8 +40,8 @@ impl Write<'_> {
         object: Option<Value>,
         old: Option<Arc<Value>>,
     ) -> Admission {
-        let own = self.resource.kind;
-        let (group, version, kind) = self.kind.unwrap_or((own.group, own.version, own.kind));
+        let own = &self.resource.kind;
+        let (group, version, kind) = self.kind.unwrap_or((&own.group, &own.version, &own.kind));
         Admission {
             operation,
             kind: admission::Kind {
@@ -50,9 +50,9 @@ impl Write<'_> {
                 kind: kind.into(),
             },
             resource: admission::Resource {
-                group: own.group.into(),
-                version: own.version.into(),
-                resource: own.plural.into(),
+                group: own.group.to_string(),
+                version: own.version.to_string(),
+                resource: own.plural.to_string(),
             },
             subresource: self.request.info.subresource.clone(),
             namespace: self.namespace.to_owned(),

@@ -33,12 +33,12 @@ pub async fn create(
 ) -> ApiResult<Response> {
     let agreed = request.negotiate(Offers::Views)?;
     let options = WriteOptions::of(&request, false)?;
-    let kind = resource.kind;
+    let kind = &resource.kind;
     let expected = Expected {
-        group: kind.group,
-        version: kind.version,
-        kind: kind.kind,
-        ty: resource.ty,
+        group: &kind.group,
+        version: &kind.version,
+        kind: &kind.kind,
+        ty: &resource.ty,
     };
     let mut object = body::read(&mut request, &expected).await?;
     set_namespace(&mut object, resource, &request.info.namespace)?;
@@ -109,7 +109,7 @@ pub async fn store_new(
         user,
         families,
     };
-    let strategy = resource.kind.strategy;
+    let strategy = &*resource.kind.strategy;
     resource.fill_structs(&mut object);
     strategy.default(&mut object);
     rest::fill_metadata(&mut object, &context);
@@ -129,7 +129,7 @@ pub async fn store_new(
         request,
         resource,
         kind: None,
-        namespace: if resource.kind.plural == "namespaces" {
+        namespace: if resource.kind.is_namespace() {
             &name
         } else {
             &namespace
@@ -159,9 +159,9 @@ async fn finish(
 ) -> ApiResult<Value> {
     let (server, resource) = (write.server, write.resource);
     let mut object = admitted.object.take().unwrap_or_default();
-    let warnings = rest::before_create(resource.kind, &mut object, context)?;
+    let warnings = rest::before_create(&resource.kind, &mut object, context)?;
     write.request.warnings.extend(warnings);
-    keelson_schema::normalise(&mut object, resource.ty);
+    keelson_schema::normalise(&mut object, &resource.ty);
     guard::rights(write.server, write.request, resource, &object, None)?;
     admitted.object = Some(object);
     write.validate(admitted).await?;

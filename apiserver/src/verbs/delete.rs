@@ -33,11 +33,11 @@ const ANSWER_OBJECT: [&str; 12] = [
     "resourcequotas",
     "persistentvolumes",
     "persistentvolumeclaims",
-    "storageclasses",
-    "csinodes",
-    "csidrivers",
-    "volumeattachments",
-    "volumeattributesclasses",
+    "storageclasses.storage.k8s.io",
+    "csinodes.storage.k8s.io",
+    "csidrivers.storage.k8s.io",
+    "volumeattachments.storage.k8s.io",
+    "volumeattributesclasses.storage.k8s.io",
 ];
 
 /// The options of a deletion.
@@ -182,7 +182,7 @@ fn answer(
     options: &Options,
     changed: &Changed,
 ) -> ApiResult<Response> {
-    if !changed.removed || ANSWER_OBJECT.contains(&resource.kind.plural) {
+    if !changed.removed || ANSWER_OBJECT.contains(&resource.id.as_str()) {
         let code = if !changed.removed && options.delete.orphan_dependents == Some(false) {
             202
         } else {
@@ -262,7 +262,7 @@ impl Step for Deleting<'_> {
             request,
             resource,
             kind: None,
-            namespace: if resource.kind.plural == "namespaces" {
+            namespace: if resource.kind.is_namespace() {
                 self.name
             } else {
                 self.namespace
@@ -280,11 +280,9 @@ impl Step for Deleting<'_> {
             families: &server.options.service_families,
         };
         let mut object = Value::clone(&current.object);
-        let decided = rest::before_delete(resource.kind, &mut object, &options.delete, &context)?;
+        let decided = rest::before_delete(&resource.kind, &mut object, &options.delete, &context)?;
         Ok(match decided {
-            _ if resource.kind.plural == "namespaces" => {
-                namespace_deletion(object, decided, &context)
-            }
+            _ if resource.kind.is_namespace() => namespace_deletion(object, decided, &context),
             Deletion::Remove => Change::Remove(object),
             Deletion::Mark => Change::Write(object),
             Deletion::Pending => Change::Keep(object),

@@ -21,7 +21,7 @@ pub fn rights(
     }
     let write = Write {
         user: &request.user,
-        resource: resource.kind.plural,
+        resource: &resource.kind.plural,
         namespace: &request.info.namespace,
         request_name: request.info.path_name(),
         object,

@@ -226,7 +226,7 @@ fn write(
                 .iter()
                 .map(|e| protobuf::message(resource, e))
                 .collect();
-            let kind = resource.kind;
+            let kind = &resource.kind;
             let whole = keelson_schema::protobuf::list(
                 &kind.api_version(),
                 &kind.list_kind(),
@@ -260,7 +260,7 @@ fn write(
         View::Table(version) => {
             let include = Include::of(&request.query)?;
             let table = view::table(
-                resource.kind,
+                &resource.kind,
                 &objects(resource, result)?,
                 meta,
                 version,

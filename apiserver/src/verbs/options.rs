@@ -248,17 +248,17 @@ impl ListOptions {
             return None;
         }
         let (labels, fields) = (self.labels.clone(), self.fields.clone());
-        if resource.cached_as.is_none() {
-            return Some(Arc::new(move |entry: &Entry| {
-                labels.matches(&OfPairs(entry.labels()))
-                    && fields.matches(|f| entry.fields().get(f))
-            }));
-        }
-        // The fields that were taken out are those of the cached version.
         let resource = resource.clone();
         Some(Arc::new(move |entry: &Entry| {
-            labels.matches(&OfPairs(entry.labels()))
-                && resource.object(entry).is_ok_and(|object| {
+            if !labels.matches(&OfPairs(entry.labels())) {
+                return false;
+            }
+            if resource.is_own_form(entry) {
+                return fields.matches(|f| entry.fields().get(f));
+            }
+            // The fields that were taken out are those of the cached version.
+            fields.is_empty()
+                || resource.object(entry).is_ok_and(|object| {
                     fields.terms().iter().all(|t| {
                         (resource.kind.field(&object, &t.field) == t.value.as_str()) != t.negated
                     })
@@ -319,7 +319,7 @@ mod tests {
         let resources = Resources::new("/registry");
         ListOptions::of(
             &Query::parse(query),
-            resources.get("", "v1", "configmaps").unwrap(),
+            &resources.get("", "v1", "configmaps").unwrap(),
             watch,
         )
     }

@@ -308,7 +308,7 @@ impl Step for Patching<'_> {
                 strategy,
                 ..
             } = self.replacing;
-            let mut new = self.patch.apply(old, resource.ty, &request.warnings)?;
+            let mut new = self.patch.apply(old, &resource.ty, &request.warnings)?;
             resource.fill_structs(&mut new);
             strategy.default(&mut new);
             self.replacing.owner().record(Some(old), &mut new);

@@ -37,12 +37,12 @@ pub async fn update(
 ) -> ApiResult<Response> {
     let agreed = request.negotiate(Offers::Views)?;
     let options = WriteOptions::of(&request, false)?;
-    let kind = resource.kind;
+    let kind = &resource.kind;
     let expected = Expected {
-        group: kind.group,
-        version: kind.version,
-        kind: kind.kind,
-        ty: resource.ty,
+        group: &kind.group,
+        version: &kind.version,
+        kind: &kind.kind,
+        ty: &resource.ty,
     };
     let mut object = body::read(&mut request, &expected).await?;
     let name = request.info.path_name().to_owned();
@@ -173,7 +173,7 @@ impl Replacing<'_> {
         let old = &current.object;
         let name = text(old, "name");
         let mut new = self.checked_version(current, new)?;
-        let namespace = if resource.kind.plural == "namespaces" {
+        let namespace = if resource.kind.is_namespace() {
             name
         } else {
             text(old, "namespace")
@@ -188,7 +188,7 @@ impl Replacing<'_> {
             options: options.to_value(self.options_kind),
             dry_run: options.dry_run,
         };
-        keelson_schema::normalise(&mut new, resource.ty);
+        keelson_schema::normalise(&mut new, &resource.ty);
         let mut admitted = write.admission(Operation::Update, Some(new), Some(old.clone()));
         write.admit(&mut admitted).await?;
         let mut new = admitted.object.take().unwrap_or_default();
@@ -226,14 +226,14 @@ impl Replacing<'_> {
             user: context::user(&request.user),
             families: &server.options.service_families,
         };
-        let warnings = rest::before_update(resource.kind, strategy, &mut new, old, &context)?;
+        let warnings = rest::before_update(&resource.kind, strategy, &mut new, old, &context)?;
         request.warnings.extend(warnings);
-        keelson_schema::normalise(&mut new, resource.ty);
+        keelson_schema::normalise(&mut new, &resource.ty);
         guard::rights(server, request, resource, &new, Some(old))?;
         admitted.object = Some(new);
         write.validate(admitted).await?;
         let mut new = admitted.object.take().unwrap_or_default();
-        if rest::deletion_complete(resource.kind, &new, old) {
+        if rest::deletion_complete(&resource.kind, &new, old) {
             return Ok(Change::Remove(new));
         }
         managed_fields::keep_times(old, &mut new);
@@ -269,7 +269,7 @@ impl Replacing<'_> {
         match text(&new, "resourceVersion") {
             "" | "0" => {
                 if !self.strategy.allow_unconditional_update() {
-                    return Err(rest::resource_version_required(resource.kind, name));
+                    return Err(rest::resource_version_required(&resource.kind, name));
                 }
                 new["metadata"]["resourceVersion"] = current.revision.to_string().into();
             }

@@ -68,6 +68,10 @@ pub fn table(
 }
 
 fn columns(kind: &Kind) -> Value {
+    let custom = kind.strategy.custom_columns();
+    if !custom.is_empty() {
+        return custom.iter().cloned().collect();
+    }
     kind.columns()
         .iter()
         .map(|c| json!({"name": c.name, "type": c.type_, "format": c.format, "description": c.description, "priority": c.priority}))
@@ -110,7 +114,7 @@ pub fn answer(
                 .unwrap_or_default();
             let meta = json!({"resourceVersion": version_of});
             table(
-                resource.kind,
+                &resource.kind,
                 std::slice::from_ref(object),
                 meta,
                 version,

@@ -24,11 +24,9 @@ use crate::verbs::view::{self, Include};
 
 /// A last bookmark is sent so long before a watch ends.
 const LAST_BOOKMARK: Duration = Duration::from_secs(2);
-/// The numbers under which the cache keeps frames; other resources of the same storage have their own.
+/// The numbers under which the cache keeps frames.
 const FRAME: u32 = 16;
-const FRAME_OTHER_VERSION: u32 = 17;
 const FRAME_PROTOBUF: u32 = 18;
-const FRAME_PROTOBUF_OTHER_VERSION: u32 = 19;
 
 /// How events are written.
 #[derive(Clone)]
@@ -204,23 +202,13 @@ impl Framing {
             WatchEvent::Object { .. }
                 if self.agreed.view == View::Object && self.agreed.encoding == Encoding::Json =>
             {
-                let number = if self.resource.cached_as.is_none() {
-                    FRAME
-                } else {
-                    FRAME_OTHER_VERSION
-                };
-                event.frame(number, |event| self.plain(event))
+                event.frame(self.resource.number(FRAME), |event| self.plain(event))
             }
             WatchEvent::Object { kind, entry, .. }
                 if self.agreed.view == View::Object
                     && self.agreed.encoding == Encoding::Protobuf =>
             {
-                let number = if self.resource.cached_as.is_none() {
-                    FRAME_PROTOBUF
-                } else {
-                    FRAME_PROTOBUF_OTHER_VERSION
-                };
-                event.frame(number, |_| {
+                event.frame(self.resource.number(FRAME_PROTOBUF), |_| {
                     protobuf::frame(kind.as_str(), &protobuf::body(&self.resource, entry))
                 })
             }
@@ -274,7 +262,7 @@ impl Framing {
                     std::slice::from_ref(object)
                 };
                 view::table(
-                    self.resource.kind,
+                    &self.resource.kind,
                     rows,
                     meta,
                     version,

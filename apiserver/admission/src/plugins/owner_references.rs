@@ -97,7 +97,7 @@ impl Plugin for OwnerReferencesPermissionEnforcement {
                 request,
                 group,
                 version,
-                owner.plural,
+                &owner.plural,
                 reference.text("name"),
                 namespace,
             ));
