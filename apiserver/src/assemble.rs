@@ -171,6 +171,7 @@ pub async fn assemble(
     });
     server.cache.ready().await;
     feed(&server, rbac, node).await;
+    crate::custom::start(&server).await;
     Ok(server)
 }
 

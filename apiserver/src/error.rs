@@ -44,6 +44,7 @@ pub fn from_cache(error: CacheError) -> Status {
         CacheError::TooLarge { requested, current } => {
             Status::too_large_resource_version(requested, current, RETRY_AFTER)
         }
+        CacheError::Unprepared(why) => Status::failure(500, "", why),
         CacheError::UnknownResource(id) => Status::internal(format!("no storage for {id}")),
         CacheError::Unreadable(why) => Status::internal(why),
         CacheError::Store(error) => from_store(error, Qualified::new("", ""), ""),

@@ -6,6 +6,7 @@ pub mod assemble;
 pub mod audit;
 pub mod body;
 pub mod context;
+pub mod custom;
 pub mod discovery;
 pub mod duration;
 pub mod error;

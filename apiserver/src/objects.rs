@@ -92,12 +92,16 @@ async fn current(resource: &Resource, stored: &Stored) -> ApiResult<Current> {
     Ok(Current {
         object: Arc::new(resource.decode(&stored.value, stored.revision).await?),
         revision: stored.revision,
-        stale: stored.state == ValueState::Stale,
+        stale: stored.state == ValueState::Stale
+            || resource
+                .custom
+                .as_ref()
+                .is_some_and(|c| c.is_stale_value(&stored.value)),
     })
 }
 
 /// The object as the cache has it, maybe a moment old.
-fn cached(
+async fn cached(
     server: &Server,
     resource: &Resource,
     namespace: &str,
@@ -107,15 +111,15 @@ fn cached(
         .cache
         .get(&resource.id, namespace, name)
         .map_err(from_cache)?;
-    entry
-        .map(|entry| {
-            Ok(Current {
-                object: Arc::new(resource.object(&entry)?),
-                revision: entry.revision(),
-                stale: false,
-            })
-        })
-        .transpose()
+    let Some(entry) = entry else {
+        return Ok(None);
+    };
+    resource.prepare(std::slice::from_ref(&entry)).await?;
+    Ok(Some(Current {
+        object: Arc::new(resource.object(&entry)?),
+        revision: entry.revision(),
+        stale: resource.custom.as_ref().is_some_and(|c| c.is_stale(&entry)),
+    }))
 }
 
 /// How long objects of a resource live.
@@ -155,7 +159,7 @@ pub async fn modify(
     let key = resource.key(namespace, name);
     let fail = |e| from_store(e, resource.qualified(), name);
     let missing = || Status::not_found(resource.qualified(), name);
-    let (mut state, mut is_live) = match cached(server, resource, namespace, name)? {
+    let (mut state, mut is_live) = match cached(server, resource, namespace, name).await? {
         Some(state) => (state, false),
         None => (
             live(server, resource, namespace, name)

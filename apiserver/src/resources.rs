@@ -13,9 +13,10 @@ use keelson_encryption::{Classify, GroupResource};
 use keelson_registry::access::Access;
 use keelson_registry::kinds::{self, Kind, KindRef};
 use keelson_schema::{Schema, Type};
-use keelson_storage::{Entry, ExtractError, Extracted, Pairs, ResourceConfig};
+use keelson_storage::{Entry, ExtractError, Extracted, Pairs, Prepare, ResourceConfig};
 use serde_json::Value;
 
+use crate::custom::Custom;
 use crate::response::ApiResult;
 
 /// The number under which an entry keeps its JSON in another version.
@@ -35,6 +36,8 @@ pub struct Resource {
     pub cached_as: Option<KindRef>,
     /// Its number among the resources that share its storage.
     pub slot: u32,
+    /// What it has beyond that if it is a custom resource.
+    pub custom: Option<Custom>,
 }
 
 impl Resource {
@@ -73,8 +76,64 @@ impl Resource {
     }
 
     /// Whether an entry of the cache is in this resource's version already.
-    pub fn is_own_form(&self, _entry: &Entry) -> bool {
-        self.cached_as.is_none()
+    pub fn is_own_form(&self, entry: &Entry) -> bool {
+        match &self.custom {
+            Some(custom) => custom.is_own(entry),
+            None => self.cached_as.is_none(),
+        }
+    }
+
+    /// What the cache is to do before it lets a predicate look at entries, if anything.
+    pub fn preparing(self: &Arc<Self>) -> Option<Prepare> {
+        let asks = self
+            .custom
+            .as_ref()
+            .is_some_and(|c| c.definition.asks_webhook());
+        asks.then(|| {
+            let resource = self.clone();
+            let prepare: Prepare = Arc::new(move |entries| {
+                let resource = resource.clone();
+                Box::pin(async move {
+                    let done = resource.prepare(&entries).await;
+                    done.map_err(|status| status.message.clone())
+                })
+            });
+            prepare
+        })
+    }
+
+    /// Makes entries ready to be read in this resource's version, where a webhook must be asked for that.
+    pub async fn prepare(&self, entries: &[Arc<Entry>]) -> ApiResult<()> {
+        let Some(custom) = self.custom.as_ref().filter(|c| c.definition.asks_webhook()) else {
+            return Ok(());
+        };
+        let number = self.number(OTHER_VERSION);
+        let mut waiting: Vec<&Arc<Entry>> = entries
+            .iter()
+            .filter(|e| !custom.is_own(e) && e.made(number).is_none())
+            .collect();
+        waiting.sort_by_key(|e| Arc::as_ptr(e));
+        waiting.dedup_by_key(|e| Arc::as_ptr(e));
+        if waiting.is_empty() {
+            return Ok(());
+        }
+        let mut objects = Vec::with_capacity(waiting.len());
+        for entry in &waiting {
+            objects.push(custom.stored(entry)?);
+        }
+        let converted = custom
+            .converter
+            .convert(objects, &custom.version.api_version)
+            .await
+            .map_err(|why| Status::failure(500, "", why))?;
+        for (entry, object) in waiting.into_iter().zip(converted) {
+            let mut object = custom.restored(object)?;
+            object["metadata"]["resourceVersion"] = entry.revision().to_string().into();
+            strip_type_meta(&mut object);
+            let bytes = Bytes::from(object.to_string());
+            entry.encoded(number, |_| bytes);
+        }
+        Ok(())
     }
 
     /// The members that every object of the resource begins with, as JSON: `"kind":"Pod","apiVersion":"v1"`.
@@ -88,7 +147,7 @@ impl Resource {
 
     /// An entry's JSON in this resource's version, without kind and apiVersion.
     pub fn json(&self, entry: &Entry) -> Bytes {
-        if self.cached_as.is_none() {
+        if self.is_own_form(entry) {
             return entry.json().clone();
         }
         entry.encoded(self.number(OTHER_VERSION), |entry| {
@@ -111,6 +170,14 @@ impl Resource {
     }
 
     fn converted(&self, entry: &Entry) -> ApiResult<Value> {
+        if let Some(custom) = &self.custom
+            && !custom.is_own(entry)
+        {
+            return match entry.made(self.number(OTHER_VERSION)) {
+                Some(bytes) => serde_json::from_slice(&bytes).map_err(Status::internal),
+                None => custom.converted(custom.stored(entry)?),
+            };
+        }
         let value = entry.value().map_err(Status::internal)?;
         let mut value = Value::clone(&value);
         if let Some(cached) = &self.cached_as {
@@ -130,7 +197,10 @@ impl Resource {
 
     /// The object behind a stored value at a revision, in this resource's version.
     pub async fn decode(&self, value: &[u8], revision: u64) -> ApiResult<Value> {
-        let mut object = decode_stored(&self.kind, value).map_err(Status::internal)?;
+        let mut object = match &self.custom {
+            Some(custom) => custom.decode(value).await?,
+            None => decode_stored(&self.kind, value).map_err(Status::internal)?,
+        };
         self.add_type_meta(&mut object);
         object["metadata"]["resourceVersion"] = revision.to_string().into();
         Ok(object)
@@ -143,7 +213,10 @@ impl Resource {
             metadata.remove("resourceVersion");
             metadata.remove("selfLink");
         }
-        self.kind.strategy.to_storage(&mut stored);
+        match &self.custom {
+            Some(custom) => stored = custom.encode(stored).await?,
+            None => self.kind.strategy.to_storage(&mut stored),
+        }
         stored["apiVersion"] = self.kind.stored_as.as_ref().into();
         serde_json::to_vec(&stored)
             .map(Bytes::from)
@@ -156,7 +229,8 @@ pub fn id(group: &str, plural: &str) -> String {
     Qualified::new(group, plural).to_string()
 }
 
-fn strip_type_meta(object: &mut Value) {
+/// Takes kind and apiVersion off, which the cache does not keep.
+pub fn strip_type_meta(object: &mut Value) {
     if let Some(map) = object.as_object_mut() {
         map.remove("kind");
         map.remove("apiVersion");
@@ -387,6 +461,7 @@ fn builtin(prefix: &str) -> Vec<Arc<Resource>> {
             },
             slot: u32::from(cached_as.is_some()),
             cached_as,
+            custom: None,
         }));
     }
     all

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use http::Method;
+use http::header::ACCEPT;
+use http::{HeaderValue, Method};
 use keelson_api::status::Status;
 
 use crate::discovery;
-use crate::negotiate::{Negotiated, Offers};
+use crate::negotiate::{self, Negotiated, OBJECT_TYPES, Offers};
 use crate::request::Request;
 use crate::resources::Resource;
 use crate::response::{self, ApiResult, Response};
@@ -77,8 +78,8 @@ async fn path(server: &Arc<Server>, request: Request) -> ApiResult<Response> {
 }
 
 /// Paths that name a resource.
-async fn resource(server: &Arc<Server>, request: Request) -> ApiResult<Response> {
-    let info = &request.info;
+async fn resource(server: &Arc<Server>, mut request: Request) -> ApiResult<Response> {
+    let info = request.info.clone();
     let Some(resource) = server
         .resources
         .get(&info.group, &info.version, &info.resource)
@@ -87,6 +88,10 @@ async fn resource(server: &Arc<Server>, request: Request) -> ApiResult<Response>
     };
     if request.method == Method::HEAD {
         return Err(Status::method_not_allowed());
+    }
+    if let Some(custom) = &resource.custom {
+        without_protobuf(&mut request)?;
+        request.warnings.extend(custom.version.warning.clone());
     }
     if let Some((_, warning)) = DEPRECATED.iter().find(|(id, _)| *id == resource.id) {
         request.warnings.extend([(*warning).to_owned()]);
@@ -128,6 +133,25 @@ async fn resource(server: &Arc<Server>, request: Request) -> ApiResult<Response>
         return Err(Status::method_not_allowed());
     }
     stored(server, request, &resource).await
+}
+
+/// Custom objects have no protobuf, only views of them do: takes it out of what the client accepts.
+fn without_protobuf(request: &mut Request) -> ApiResult<()> {
+    let accepted = negotiate::joined(&request.headers, ACCEPT);
+    if !accepted.contains("vnd.kubernetes.protobuf") {
+        return Ok(());
+    }
+    let left: Vec<&str> = accepted
+        .split(',')
+        .filter(|clause| !clause.contains("vnd.kubernetes.protobuf") || clause.contains("as="))
+        .collect();
+    if left.is_empty() {
+        return Err(Status::not_acceptable(&OBJECT_TYPES[..2]));
+    }
+    if let Ok(value) = HeaderValue::from_str(&left.join(",")) {
+        request.headers.insert(ACCEPT, value);
+    }
+    Ok(())
 }
 
 /// The verbs on stored objects.

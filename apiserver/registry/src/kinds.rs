@@ -4,6 +4,7 @@
 //! to its strategy, in one file a kind below this module; custom resources are not here.
 
 pub mod admissionregistration;
+pub mod apiextensions;
 pub mod apiregistration;
 pub mod apps;
 pub mod autoscaling;
@@ -560,7 +561,7 @@ fn all() -> Vec<Kind> {
         cluster(ADMISSION, "ValidatingAdmissionPolicy", "validatingadmissionpolicies", "validatingadmissionpolicies", &admissionregistration::policy::Rules { mutating: false }).extension().hash("6OxvlMmQ6is=").subresources(&[STATUS]),
         cluster(ADMISSION, "ValidatingAdmissionPolicyBinding", "validatingadmissionpolicybindings", "validatingadmissionpolicybindings", &admissionregistration::policy::BindingRules).extension().hash("v9715VZqakg="),
         cluster(ADMISSION, "ValidatingWebhookConfiguration", "validatingwebhookconfigurations", "validatingwebhookconfigurations", &admissionregistration::webhook_configuration::VALIDATING).extension().hash("B0wHjQmsGNk="),
-        cluster(APIEXTENSIONS, "CustomResourceDefinition", "customresourcedefinitions", "apiextensions.k8s.io/customresourcedefinitions", &ReadOnly).short(&["crd", "crds"]).extension().hash("jfWCUB31mvA=").stored_as("apiextensions.k8s.io/v1beta1").subresources(&[STATUS]),
+        cluster(APIEXTENSIONS, "CustomResourceDefinition", "customresourcedefinitions", "apiextensions.k8s.io/customresourcedefinitions", &apiextensions::Rules).short(&["crd", "crds"]).extension().hash("jfWCUB31mvA=").stored_as("apiextensions.k8s.io/v1beta1").subresources(&[STATUS]),
         cluster(SCHEDULING, "PriorityClass", "priorityclasses", "priorityclasses", &scheduling::priority_class::Rules).short(&["pc"]).hash("1QwjyaZjj3Y="),
         namespaced(COORDINATION, "Lease", "leases", "leases", &coordination::lease::Rules).hash("gqkMMb/YqFM="),
         cluster(NODE, "RuntimeClass", "runtimeclasses", "runtimeclasses", &node::runtime_class::Rules).hash("WQTu1GL3T2Q="),

@@ -235,7 +235,7 @@ impl Compiler<'_> {
             },
             atomic,
             list_marked,
-            default: default.map(|(_, _, value)| *value),
+            default: default.map(|(_, _, value)| (*value).into()),
         })
     }
 

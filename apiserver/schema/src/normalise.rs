@@ -79,6 +79,13 @@ fn normalise_struct(value: &mut Value, ty: &Struct) {
     let Value::Object(object) = value else {
         return;
     };
+    if ty.verbatim {
+        let metadata = object.get_mut("metadata").zip(ty.field("metadata"));
+        if let Some((metadata, field)) = metadata {
+            normalise(metadata, &field.ty);
+        }
+        return;
+    }
     for field in ty.fields() {
         let present = match object.get_mut(&*field.name) {
             None => false,

@@ -127,6 +127,8 @@ pub struct Struct {
     pub atomic: bool,
     /// Whether fields that aren't declared are kept (custom resources only).
     pub preserve_unknown: bool,
+    /// Whether values stay as they are but for metadata (custom resources only): Go reads them as maps.
+    pub verbatim: bool,
     fields: OnceLock<Fields>,
 }
 
@@ -162,7 +164,7 @@ pub struct Field {
     /// Whether the schema names its list type; what it doesn't name is atomic.
     pub list_marked: bool,
     /// What apply takes for it where it is a key and absent.
-    pub default: Option<&'static str>,
+    pub default: Option<serde_json::Value>,
 }
 
 /// A field's `patchStrategy` and `patchMergeKey`.
@@ -186,7 +188,17 @@ impl Struct {
             go,
             atomic,
             preserve_unknown,
+            verbatim: false,
             fields: OnceLock::new(),
+        }
+    }
+
+    /// A part of a custom resource, whose fields are still to be [set](Struct::set_fields).
+    pub fn custom(atomic: bool, preserve_unknown: bool) -> Struct {
+        let go = Name::from("map[string]interface {}");
+        Struct {
+            verbatim: true,
+            ..Struct::new(go.clone(), go, atomic, preserve_unknown)
         }
     }
 

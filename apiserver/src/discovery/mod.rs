@@ -114,10 +114,7 @@ impl Documents {
             lists,
             openapi: openapi::Documents::new(
                 GIT_VERSION,
-                resources
-                    .iter()
-                    .map(|r| schemas::resource(&r.kind))
-                    .collect(),
+                resources.iter().map(|r| schemas::resource(r)).collect(),
             ),
         }
     }

@@ -3,18 +3,27 @@
 use http::HeaderValue;
 use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_ENCODING, ETAG, EXPIRES, IF_NONE_MATCH, VARY};
 use keelson_api::status::Status;
-use keelson_registry::kinds::Kind;
 use keelson_schema::openapi::{Document, Documents, Resource, Subresource};
+
+use std::sync::Arc;
 
 use crate::body::Body;
 use crate::negotiate::{accepts_gzip, joined};
 use crate::request::Request;
+use crate::resources::Resource as Served;
 use crate::response::{self, ApiResult, Response};
 
 const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
 
 /// A row of the kinds table as the documents need it.
-pub fn resource(kind: &Kind) -> Resource {
+pub fn resource(of: &Served) -> Resource {
+    let kind = &*of.kind;
+    let schema = |v2: bool| {
+        let custom = of.custom.as_ref()?;
+        let preserves = custom.definition.preserve_unknown;
+        let published = keelson_extensions::openapi::published(&custom.version, preserves, v2);
+        Some(Arc::new(published))
+    };
     let words = |list: &[&str]| list.iter().map(|w| (*w).to_owned()).collect();
     let subresources = kind
         .subresources
@@ -40,7 +49,8 @@ pub fn resource(kind: &Kind) -> Resource {
         namespaced: kind.namespaced,
         verbs: words(kind.discovery_verbs()),
         subresources,
-        custom: None,
+        custom: schema(false),
+        custom_v2: schema(true),
     }
 }
 

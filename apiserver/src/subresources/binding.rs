@@ -40,6 +40,7 @@ pub async fn bind(
             version: "v1",
             kind: "Binding",
             ty,
+            custom: None,
         },
     )
     .await?;

@@ -48,6 +48,7 @@ pub async fn evict(
             version: "v1",
             kind: "Eviction",
             ty,
+            custom: None,
         },
     )
     .await?;

@@ -8,6 +8,7 @@ use keelson_registry::scale;
 use keelson_schema::Schema;
 use serde_json::Value;
 
+use crate::custom;
 use crate::negotiate::{Negotiated, Offers, View};
 use crate::objects::{self, Change, Current, Step};
 use crate::request::Request;
@@ -42,7 +43,8 @@ pub async fn serve(
         .ok_or_else(|| Status::internal("no type for Scale"))?;
     if request.info.verb == "get" {
         let entry = objects::fresh(server, resource, &namespace, &name).await?;
-        return answer(&agreed, &scale::of(&resource.object(&entry)?));
+        resource.prepare(std::slice::from_ref(&entry)).await?;
+        return answer(&agreed, &scale_of(resource, &resource.object(&entry)?)?);
     }
     let edit = if request.info.verb == "patch" {
         Edit::Patch(Patch::read(&mut request).await?)
@@ -52,6 +54,7 @@ pub async fn serve(
             version: "v1",
             kind: "Scale",
             ty,
+            custom: None,
         };
         Edit::Replace(body::read(&mut request, &expected).await?)
     };
@@ -81,7 +84,19 @@ pub async fn serve(
         &mut scaling,
     )
     .await?;
-    answer(&agreed, &scale::of(&changed.object))
+    answer(&agreed, &scale_of(resource, &changed.object)?)
+}
+
+/// The Scale of an object: of custom ones by the paths that their definition names.
+fn scale_of(resource: &Resource, object: &Value) -> ApiResult<Value> {
+    match resource
+        .custom
+        .as_ref()
+        .and_then(|c| c.version.scale.as_ref())
+    {
+        Some(paths) => custom::scale::of(object, paths),
+        None => Ok(scale::of(object)),
+    }
 }
 
 fn answer(agreed: &Negotiated, scale: &Value) -> ApiResult<Response> {
@@ -115,14 +130,21 @@ impl Step for Scaling<'_> {
                     .kind("autoscaling", "v1", "Scale")
                     .ok_or_else(|| Status::internal("no type for Scale"))?;
                 patch.apply(
-                    &scale::of(&current.object),
+                    &scale_of(resource, &current.object)?,
                     ty,
                     &self.replacing.request.warnings,
                 )?
             }
         };
         let mut new = Value::clone(&current.object);
-        scale::apply(&mut new, &wanted, resource.qualified())?;
+        match resource
+            .custom
+            .as_ref()
+            .and_then(|c| c.version.scale.as_ref())
+        {
+            Some(paths) => custom::scale::apply(&mut new, &wanted, paths),
+            None => scale::apply(&mut new, &wanted, resource.qualified())?,
+        }
         new["metadata"]["resourceVersion"] = objects::text(&wanted, "resourceVersion").into();
         self.replacing
             .owner()

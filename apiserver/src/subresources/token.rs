@@ -34,6 +34,7 @@ pub async fn issue(
             version,
             kind,
             ty,
+            custom: None,
         },
     )
     .await?;

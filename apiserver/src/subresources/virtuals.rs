@@ -41,6 +41,7 @@ pub async fn dispatch(
         version: &kind.version,
         kind: &kind.kind,
         ty: &resource.ty,
+        custom: None,
     };
     let mut review = body::read(&mut request, &expected).await?;
     set_namespace(&mut review, resource, &request.info.namespace)?;

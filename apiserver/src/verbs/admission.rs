@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use keelson_admission as admission;
 use keelson_admission::{Operation, Request as Admission};
+use keelson_api::status::Status;
 use serde_json::Value;
 
 use crate::request::Request;
@@ -87,7 +88,15 @@ impl Write<'_> {
             .warnings
             .extend(std::mem::take(&mut admitted.warnings));
         self.note(admitted);
-        done
+        done?;
+        // What webhooks put in is held against the schema as what clients send is.
+        if let (Some(custom), Some(object)) = (&self.resource.custom, admitted.object.as_mut())
+            && self.kind.is_none()
+        {
+            custom.accept(object).map_err(Status::internal)?;
+            self.resource.kind.strategy.default(object);
+        }
+        Ok(())
     }
 
     /// Lets the plugins check the object.

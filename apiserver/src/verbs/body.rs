@@ -3,12 +3,15 @@
 use keelson_api::status::Status;
 use keelson_registry::kinds;
 use keelson_schema::{
-    DecodeError, Decoded, FieldValidation, MediaType, Type, TypeMeta, decode, type_meta,
+    DecodeError, Decoded, FieldValidation, MediaType, Type, TypeMeta, decode, decode_untyped,
+    type_meta,
 };
 use serde_json::Value;
 
-use crate::negotiate::{Encoding, body_encoding};
+use crate::custom::Custom;
+use crate::negotiate::{Encoding, OBJECT_TYPES, body_encoding};
 use crate::request::Request;
+use crate::resources::Resource;
 use crate::response::ApiResult;
 
 /// What a body must be.
@@ -21,6 +24,22 @@ pub struct Expected<'a> {
     pub kind: &'a str,
     /// Its type.
     pub ty: &'a Type,
+    /// What a custom resource says of it.
+    pub custom: Option<&'a Custom>,
+}
+
+impl<'a> Expected<'a> {
+    /// An object of a resource.
+    pub fn of(resource: &'a Resource) -> Self {
+        let kind = &resource.kind;
+        Expected {
+            group: &kind.group,
+            version: &kind.version,
+            kind: &kind.kind,
+            ty: &resource.ty,
+            custom: resource.custom.as_ref(),
+        }
+    }
 }
 
 impl Expected<'_> {
@@ -69,6 +88,9 @@ pub fn decode_body(
     let mut decoded = match encoding {
         Encoding::Json => decode_text(bytes, MediaType::Json, expected, validation)?,
         Encoding::Yaml => decode_text(bytes, MediaType::Yaml, expected, validation)?,
+        Encoding::Protobuf if expected.custom.is_some() => {
+            return Err(Status::unsupported_media_type(&OBJECT_TYPES[..2]));
+        }
         Encoding::Protobuf => {
             let found = keelson_schema::protobuf::type_meta(bytes)
                 .map_err(|e| unrecognized(expected, &e, bytes))?;
@@ -82,7 +104,10 @@ pub fn decode_body(
         }
     };
     if let Some(object) = decoded.object.as_object_mut() {
-        object.insert("kind".into(), expected.kind.into());
+        let kind = object.get("kind").and_then(Value::as_str);
+        if expected.custom.is_none() || kind.is_none_or(str::is_empty) {
+            object.insert("kind".into(), expected.kind.into());
+        }
         object.insert("apiVersion".into(), expected.api_version().into());
         object
             .entry("metadata")
@@ -98,9 +123,69 @@ fn decode_text(
     validation: FieldValidation,
 ) -> ApiResult<Decoded> {
     let found = type_meta(bytes, media).map_err(|e| unrecognized(expected, &e, bytes))?;
+    if let Some(custom) = expected.custom {
+        return decode_custom(bytes, media, &found, expected, custom, validation);
+    }
     check_type(&found, expected)?;
     decode(bytes, media, expected.ty, validation)
         .map_err(|e| cannot_be_handled(expected.kind, expected, &e))
+}
+
+/// Decodes a custom object: any JSON, of which its schema keeps what it knows.
+fn decode_custom(
+    bytes: &[u8],
+    media: MediaType,
+    found: &TypeMeta,
+    expected: &Expected<'_>,
+    custom: &Custom,
+    validation: FieldValidation,
+) -> ApiResult<Decoded> {
+    let wanted = expected.api_version();
+    if !found.api_version.is_empty() && found.api_version != wanted {
+        return Err(Status::bad_request(format!(
+            "the API version in the data ({}) does not match the expected API version ({wanted})",
+            found.api_version
+        )));
+    }
+    let lenient = match validation {
+        FieldValidation::Ignore => FieldValidation::Ignore,
+        _ => FieldValidation::Warn,
+    };
+    let fail = |e: &DecodeError| cannot_be_handled(expected.kind, expected, e);
+    let decoded = decode_untyped(bytes, media, lenient).map_err(|e| fail(&e))?;
+    let mut object = decoded.object;
+    if !object.is_object() {
+        let why = "json: cannot unmarshal into Go value of type map[string]interface {}";
+        return Err(fail(&DecodeError::Value(why.to_owned())));
+    }
+    for (key, value) in [("kind", expected.kind), ("apiVersion", &wanted)] {
+        let given = object.get(key).and_then(Value::as_str);
+        if given.is_none_or(str::is_empty) {
+            object[key] = value.into();
+        }
+    }
+    let mut odd = decoded.warnings;
+    odd.extend(accepted(&mut object, custom, validation).map_err(|e| fail(&e))?);
+    match validation {
+        FieldValidation::Strict if !odd.is_empty() => Err(fail(&DecodeError::Strict(odd))),
+        _ => Ok(Decoded {
+            object,
+            warnings: odd,
+        }),
+    }
+}
+
+/// Brings a custom object into form; answers what is unknown in it, where that is asked for.
+pub fn accepted(
+    object: &mut Value,
+    custom: &Custom,
+    validation: FieldValidation,
+) -> Result<Vec<String>, DecodeError> {
+    let unknown = custom.accept(object).map_err(DecodeError::Value)?;
+    Ok(match validation {
+        FieldValidation::Ignore => Vec::new(),
+        _ => unknown,
+    })
 }
 
 fn check_type(found: &TypeMeta, expected: &Expected<'_>) -> ApiResult<()> {
@@ -196,6 +281,7 @@ mod tests {
             version: "v1",
             kind: "ConfigMap",
             ty,
+            custom: None,
         };
         decode_body(
             body.as_bytes(),

@@ -33,13 +33,7 @@ pub async fn create(
 ) -> ApiResult<Response> {
     let agreed = request.negotiate(Offers::Views)?;
     let options = WriteOptions::of(&request, false)?;
-    let kind = &resource.kind;
-    let expected = Expected {
-        group: &kind.group,
-        version: &kind.version,
-        kind: &kind.kind,
-        ty: &resource.ty,
-    };
+    let expected = Expected::of(resource);
     let mut object = body::read(&mut request, &expected).await?;
     set_namespace(&mut object, resource, &request.info.namespace)?;
     let generates = text(&object, "name").is_empty() && !text(&object, "generateName").is_empty();
@@ -110,6 +104,16 @@ pub async fn store_new(
         families,
     };
     let strategy = &*resource.kind.strategy;
+    if let Some(custom) = &resource.custom
+        && custom.definition.terminating
+    {
+        let why = "create not allowed while custom resource definition is terminating";
+        return Err(Status::forbidden(
+            resource.qualified(),
+            text(&object, "name"),
+            why,
+        ));
+    }
     resource.fill_structs(&mut object);
     strategy.default(&mut object);
     rest::fill_metadata(&mut object, &context);

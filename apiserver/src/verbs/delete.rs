@@ -111,6 +111,7 @@ impl Options {
             version,
             kind: "DeleteOptions",
             ty,
+            custom: None,
         };
         let object = decode_body(body, encoding, &expected, FieldValidation::Ignore)
             .map_err(|mut e| {

@@ -39,6 +39,7 @@ pub async fn get(
             found.ok_or_else(|| Status::not_found(resource.qualified(), name))?
         }
     };
+    resource.prepare(std::slice::from_ref(&entry)).await?;
     if agreed.view == View::Object && agreed.encoding == Encoding::Json && !agreed.pretty {
         return Ok(response::encoded_json(
             &agreed,

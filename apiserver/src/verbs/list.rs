@@ -102,6 +102,7 @@ pub async fn page(
     let mut list = ListRequest {
         namespace: namespace.clone(),
         predicate: options.predicate(resource),
+        prepare: resource.preparing(),
         limit: options.limit,
         start_after: None,
         version: VersionMatch::Consistent,
@@ -133,7 +134,10 @@ pub async fn page(
             unreadable: Some(why),
             ..
         }) => Err(Status::internal(why)),
-        Ok(result) => Ok(result),
+        Ok(result) => {
+            resource.prepare(&result.entries).await?;
+            Ok(result)
+        }
         Err(CacheError::Gone { .. }) => Err(expired(
             resource,
             namespace.as_deref(),

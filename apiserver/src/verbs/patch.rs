@@ -14,6 +14,7 @@ use keelson_schema::{
 };
 use serde_json::Value;
 
+use crate::custom::Custom;
 use crate::field_owner;
 use crate::negotiate::{Offers, media_type};
 use crate::objects::{self, Change, Current, Step, text};
@@ -97,18 +98,7 @@ impl Patch {
 
     /// The object after the patch, decoded against its type again. Not for apply, which needs ownership.
     pub fn apply(&self, current: &Value, ty: &Type, warnings: &Warnings) -> ApiResult<Value> {
-        let value = match self.form {
-            Form::Json => patch::json(current, &self.bytes).map_err(|e| refused(&e))?,
-            Form::Merge => {
-                let mut value = current.clone();
-                patch::merge(&mut value, &self.object()?);
-                value
-            }
-            Form::Strategic => {
-                patch::strategic(current, &self.object()?, ty).map_err(|e| refused(&e))?
-            }
-            Form::Apply => return Err(Status::unsupported_media_type(&PATCH_TYPES[..3])),
-        };
+        let value = self.patched(current, ty)?;
         let shown = value.to_string();
         if let Some(why) = other_kind(&value, current) {
             return Err(undecodable(shown, &DecodeError::Value(why)));
@@ -121,6 +111,43 @@ impl Patch {
             object[key] = current.get(key).cloned().unwrap_or_default();
         }
         Ok(object)
+    }
+
+    /// The same for a custom object, brought into form by its schema.
+    fn apply_custom(
+        &self,
+        current: &Value,
+        custom: &Custom,
+        warnings: &Warnings,
+    ) -> ApiResult<Value> {
+        let mut object = self.patched(current, &Type::untyped())?;
+        let shown = object.to_string();
+        for key in ["kind", "apiVersion"] {
+            object[key] = current.get(key).cloned().unwrap_or_default();
+        }
+        let odd = body::accepted(&mut object, custom, self.validation)
+            .map_err(|e| undecodable(shown.clone(), &e))?;
+        if self.validation == FieldValidation::Strict && !odd.is_empty() {
+            return Err(undecodable(shown, &DecodeError::Strict(odd)));
+        }
+        warnings.extend(odd);
+        Ok(object)
+    }
+
+    fn patched(&self, current: &Value, ty: &Type) -> ApiResult<Value> {
+        let value = match self.form {
+            Form::Json => patch::json(current, &self.bytes).map_err(|e| refused(&e))?,
+            Form::Merge => {
+                let mut value = current.clone();
+                patch::merge(&mut value, &self.object()?);
+                value
+            }
+            Form::Strategic => {
+                patch::strategic(current, &self.object()?, ty).map_err(|e| refused(&e))?
+            }
+            Form::Apply => return Err(Status::unsupported_media_type(&PATCH_TYPES[..3])),
+        };
+        Ok(value)
     }
 
     fn object(&self) -> ApiResult<Value> {
@@ -199,6 +226,10 @@ pub async fn patch(
     strategy: &dyn Strategy,
 ) -> ApiResult<Response> {
     let agreed = request.negotiate(Offers::Views)?;
+    if resource.custom.is_some() && matches!(Form::of(&request), Err(_) | Ok(Form::Strategic)) {
+        let others = [PATCH_TYPES[0], PATCH_TYPES[1], PATCH_TYPES[3]];
+        return Err(Status::unsupported_media_type(&others));
+    }
     let patch = Patch::read(&mut request).await?;
     let apply = patch.form == Form::Apply;
     let options = WriteOptions::of(&request, apply)?;
@@ -308,7 +339,10 @@ impl Step for Patching<'_> {
                 strategy,
                 ..
             } = self.replacing;
-            let mut new = self.patch.apply(old, &resource.ty, &request.warnings)?;
+            let mut new = match &resource.custom {
+                Some(custom) => self.patch.apply_custom(old, custom, &request.warnings)?,
+                None => self.patch.apply(old, &resource.ty, &request.warnings)?,
+            };
             resource.fill_structs(&mut new);
             strategy.default(&mut new);
             self.replacing.owner().record(Some(old), &mut new);

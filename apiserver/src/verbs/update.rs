@@ -37,13 +37,7 @@ pub async fn update(
 ) -> ApiResult<Response> {
     let agreed = request.negotiate(Offers::Views)?;
     let options = WriteOptions::of(&request, false)?;
-    let kind = &resource.kind;
-    let expected = Expected {
-        group: &kind.group,
-        version: &kind.version,
-        kind: &kind.kind,
-        ty: &resource.ty,
-    };
+    let expected = Expected::of(resource);
     let mut object = body::read(&mut request, &expected).await?;
     let name = request.info.path_name().to_owned();
     check_name(&object, &name)?;

@@ -67,6 +67,7 @@ pub async fn watch(
         namespace: Some(request.info.namespace.clone())
             .filter(|n| !n.is_empty() && resource.kind.namespaced),
         predicate: options.predicate(resource),
+        prepare: resource.preparing(),
         index,
         start: start(&options)?,
         bookmarks: options.bookmarks,
@@ -167,7 +168,13 @@ impl Stream {
             () = tokio::time::sleep_until(self.ends) => return None,
         };
         let chunk = match next? {
-            Ok(events) => self.framing.frames(&events),
+            Ok(events) => match self.framing.prepare(&events).await {
+                Ok(()) => self.framing.frames(&events),
+                Err(e) => {
+                    self.over = true;
+                    self.framing.error(&e)
+                }
+            },
             Err(CacheError::TooSlow) => {
                 tracing::debug!(
                     resource = self.framing.resource.id,
@@ -185,6 +192,21 @@ impl Stream {
 }
 
 impl Framing {
+    /// Makes objects ready that a webhook must convert.
+    async fn prepare(&self, events: &[WatchEvent]) -> ApiResult<()> {
+        if self.resource.custom.is_none() {
+            return Ok(());
+        }
+        let entries: Vec<_> = events
+            .iter()
+            .filter_map(|event| match event {
+                WatchEvent::Object { entry, .. } => Some(entry.clone()),
+                WatchEvent::Bookmark { .. } => None,
+            })
+            .collect();
+        self.resource.prepare(&entries).await
+    }
+
     fn frames(&mut self, events: &[WatchEvent]) -> Bytes {
         if let [only] = events {
             return self.frame(only);

@@ -161,6 +161,11 @@ impl Entry {
         self.encoded.get_or(encoding, || encode(self))
     }
 
+    /// An encoding that was made before, if it was.
+    pub fn made(&self, encoding: u32) -> Option<Bytes> {
+        self.encoded.made(encoding)
+    }
+
     /// The same object with another resourceVersion, as a deletion announces it.
     pub fn at_revision(&self, revision: Revision) -> Arc<Entry> {
         let (json, version_at) =
@@ -193,6 +198,12 @@ impl std::fmt::Debug for Entry {
 pub(crate) struct Memo(Mutex<Vec<(u32, Bytes)>>);
 
 impl Memo {
+    fn made(&self, number: u32) -> Option<Bytes> {
+        let made = self.0.lock();
+        let found = made.iter().find(|(n, _)| *n == number);
+        found.map(|(_, bytes)| bytes.clone())
+    }
+
     pub(crate) fn get_or(&self, number: u32, make: impl FnOnce() -> Bytes) -> Bytes {
         let mut made = self.0.lock();
         if let Some((_, bytes)) = made.iter().find(|(n, _)| *n == number) {

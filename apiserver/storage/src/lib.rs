@@ -18,7 +18,7 @@ mod store;
 mod suite;
 
 pub use cache::{
-    Cache, CacheError, CacheOptions, ListRequest, ListResult, Predicate, ResourceConfig,
+    Cache, CacheError, CacheOptions, ListRequest, ListResult, Predicate, Prepare, ResourceConfig,
     VersionMatch, WatchEvent, WatchKind, WatchRequest, WatchStart, Watcher,
 };
 pub use entry::{Entry, Extract, ExtractError, Extracted};

@@ -190,43 +190,60 @@ impl Hook {
     }
 
     fn target(&self, seconds: i64) -> Result<Target, String> {
-        use base64::Engine;
-        let config = self.value().part("clientConfig");
-        let ca_bundle = base64::engine::general_purpose::STANDARD
-            .decode(config.text("caBundle"))
-            .map_err(|e| format!("could not get REST client: caBundle: {e}"))?;
-        let with_timeout = |path: &str| {
-            let separator = if path.contains('?') { '&' } else { '?' };
-            format!("{path}{separator}timeout={seconds}s")
-        };
-        if config.has("service") {
-            let service = config.part("service");
-            let (namespace, name) = (service.text("namespace"), service.text("name"));
-            let port = service
-                .int("port")
-                .and_then(|p| u16::try_from(p).ok())
-                .unwrap_or(443);
-            let path = service.text("path");
-            return Ok(Target {
-                // Found when it is called.
-                host: String::new(),
-                port,
-                server_name: format!("{name}.{namespace}.svc"),
-                path: with_timeout(if path.is_empty() { "/" } else { path }),
-                ca_bundle,
-            });
-        }
-        let url = config.text("url");
-        let (host, port, path) =
-            split_url(url).ok_or_else(|| format!("could not get REST client: bad URL {url:?}"))?;
-        Ok(Target {
-            server_name: host.clone(),
-            host,
-            port,
-            path: with_timeout(&path),
-            ca_bundle,
-        })
+        target(self.value().part("clientConfig"), seconds)
     }
+}
+
+/// Finds the address of a target that is a Service.
+pub async fn locate(
+    target: &mut Target,
+    config: &Value,
+    lookup: &dyn Lookup,
+) -> Result<(), String> {
+    let service = config.part("service");
+    if !service.is_null() {
+        target.host = service_host(lookup, service, target.port).await?;
+    }
+    Ok(())
+}
+
+/// Where a `clientConfig` leads; a Service is still to be [located](locate).
+pub fn target(config: &Value, seconds: i64) -> Result<Target, String> {
+    use base64::Engine;
+    let ca_bundle = base64::engine::general_purpose::STANDARD
+        .decode(config.text("caBundle"))
+        .map_err(|e| format!("could not get REST client: caBundle: {e}"))?;
+    let with_timeout = |path: &str| {
+        let separator = if path.contains('?') { '&' } else { '?' };
+        format!("{path}{separator}timeout={seconds}s")
+    };
+    if config.has("service") {
+        let service = config.part("service");
+        let (namespace, name) = (service.text("namespace"), service.text("name"));
+        let port = service
+            .int("port")
+            .and_then(|p| u16::try_from(p).ok())
+            .unwrap_or(443);
+        let path = service.text("path");
+        return Ok(Target {
+            // Found when it is called.
+            host: String::new(),
+            port,
+            server_name: format!("{name}.{namespace}.svc"),
+            path: with_timeout(if path.is_empty() { "/" } else { path }),
+            ca_bundle,
+        });
+    }
+    let url = config.text("url");
+    let (host, port, path) =
+        split_url(url).ok_or_else(|| format!("could not get REST client: bad URL {url:?}"))?;
+    Ok(Target {
+        server_name: host.clone(),
+        host,
+        port,
+        path: with_timeout(&path),
+        ca_bundle,
+    })
 }
 
 /// The cluster IP of a Service that serves the port.

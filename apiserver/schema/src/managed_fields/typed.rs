@@ -117,7 +117,7 @@ pub(super) fn list_element(list: &List, item: &Value) -> Result<PathElement, Str
     for key in keys {
         let value = match object.get(&**key) {
             Some(value) => Scalar::from_value(value),
-            None => default(&list.element, key).map(|text| Scalar::String(Name::from(text))),
+            None => default(&list.element, key).and_then(Scalar::from_value),
         };
         if let Some(value) = value {
             identity.push((key.clone(), value));
@@ -134,8 +134,8 @@ pub(super) fn list_element(list: &List, item: &Value) -> Result<PathElement, Str
     Ok(PathElement::Key(identity))
 }
 
-fn default(element: &Type, key: &str) -> Option<&'static str> {
-    element.as_struct()?.field(key)?.default
+fn default<'t>(element: &'t Type, key: &str) -> Option<&'t Value> {
+    element.as_struct()?.field(key)?.default.as_ref()
 }
 
 /// The items of a list, by what identifies them, in the order of their first appearance.

@@ -42,6 +42,8 @@ pub struct Resource {
     pub subresources: Vec<Subresource>,
     /// A custom resource's own schema, with `x-kubernetes-…` markers; none for built-in kinds.
     pub custom: Option<Arc<Value>>,
+    /// The same for the v2 document, which knows less; where that is none, `custom` is taken.
+    pub custom_v2: Option<Arc<Value>>,
 }
 
 /// A subresource.

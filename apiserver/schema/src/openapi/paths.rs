@@ -226,10 +226,17 @@ fn object(
     schemas: &mut Schemas<'_>,
 ) -> Option<Value> {
     let own = gvk.0 == resource.group && gvk.1 == resource.version && gvk.2 == resource.kind;
-    match &resource.custom {
+    let custom = match schemas.dialect() {
+        Dialect::V2 => resource.custom_v2.as_ref().or(resource.custom.as_ref()),
+        Dialect::V3 => resource.custom.as_ref(),
+    };
+    match custom {
         Some(custom) if !is_subresource || own => {
             let mut schema = (**custom).clone();
             if let Value::Object(schema) = &mut schema {
+                if let Some(Value::Object(properties)) = schema.get_mut("properties") {
+                    properties.insert("metadata".to_owned(), schemas.meta("ObjectMeta"));
+                }
                 schema.insert(
                     "x-kubernetes-group-version-kind".to_owned(),
                     json!([{ "group": gvk.0, "kind": gvk.2, "version": gvk.1 }]),

@@ -90,6 +90,11 @@ impl<'s> Schemas<'s> {
         Some(self.reference(&ty.name))
     }
 
+    /// The dialect they are written in.
+    pub(super) fn dialect(&self) -> Dialect {
+        self.dialect
+    }
+
     /// A reference to one of meta's types.
     pub(super) fn meta(&mut self, name: &str) -> Value {
         self.reference(&format!("{META}.{name}"))

@@ -30,6 +30,7 @@ fn deployments() -> Resource {
             verbs: vec!["get".into(), "patch".into(), "update".into()],
         }],
         custom: None,
+        custom_v2: None,
     }
 }
 
@@ -45,6 +46,7 @@ fn custom() -> Resource {
         custom: Some(Arc::new(
             json!({"type": "object", "properties": {"spec": {"type": "object"}}}),
         )),
+        custom_v2: None,
     }
 }
 

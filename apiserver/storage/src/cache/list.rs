@@ -4,7 +4,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use super::resource::{Decoded, Resource, Snapshot};
-use super::{CacheError, Inner, Predicate};
+use super::{CacheError, Inner, Predicate, Prepare};
 use crate::entry::Entry;
 use crate::error::StoreError;
 use crate::store::{ListOptions, Revision};
@@ -30,6 +30,8 @@ pub struct ListRequest {
     pub namespace: Option<String>,
     /// Only objects that it lets through.
     pub predicate: Option<Predicate>,
+    /// What objects need before the predicate can look at them.
+    pub prepare: Option<Prepare>,
     /// At most so many; 0 is all.
     pub limit: usize,
     /// Only objects whose keys sort after this one: the key of the last object of the page before.
@@ -70,7 +72,10 @@ pub(super) async fn list(
         VersionMatch::Exactly(revision) => {
             inner.wait_until_fresh(revision).await?;
             return match resource.at(revision) {
-                Some(snapshot) => Ok(walk(&resource, &snapshot, revision, &request)),
+                Some(snapshot) => {
+                    prepare(&resource, &snapshot, &request).await?;
+                    Ok(walk(&resource, &snapshot, revision, &request))
+                }
                 None => from_store(inner, &resource, revision, &request).await,
             };
         }
@@ -78,7 +83,26 @@ pub(super) async fn list(
     // In this order: what was applied before is in the snapshot for certain.
     let progress = inner.progress();
     let (snapshot, own) = resource.read(|state| (state.snapshot.clone(), state.revision));
+    prepare(&resource, &snapshot, &request).await?;
     Ok(walk(&resource, &snapshot, progress.max(own), &request))
+}
+
+/// Makes everything that the predicate will look at ready.
+async fn prepare(
+    resource: &Resource,
+    snapshot: &Snapshot,
+    request: &ListRequest,
+) -> Result<(), CacheError> {
+    let (Some(prepare), Some(_)) = (&request.prepare, &request.predicate) else {
+        return Ok(());
+    };
+    let scope = resource.scope(request.namespace.as_deref());
+    let entries = snapshot
+        .range::<_, str>((Bound::Included(scope.as_str()), Bound::Unbounded))
+        .take_while(|(key, _)| key.starts_with(&scope))
+        .map(|(_, entry)| entry.clone())
+        .collect();
+    prepare(entries).await.map_err(CacheError::Unprepared)
 }
 
 fn walk(
@@ -174,6 +198,10 @@ async fn from_store(
                     continue;
                 }
             };
+            if let (Some(prepare), Some(_)) = (&request.prepare, &request.predicate) {
+                let prepared = prepare(vec![entry.clone()]).await;
+                prepared.map_err(CacheError::Unprepared)?;
+            }
             if request
                 .predicate
                 .as_ref()

@@ -23,6 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -39,6 +40,11 @@ use resource::Resource;
 
 /// Whether an object is wanted, by its labels and fields. The namespace is asked for separately.
 pub type Predicate = Arc<dyn Fn(&Entry) -> bool + Send + Sync>;
+
+/// Makes entries ready for a predicate that must look at more than what was taken out of them: the API server asks
+/// conversion webhooks here. The error is what the client is told.
+pub type Prepare =
+    Arc<dyn Fn(Vec<Arc<Entry>>) -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
 
 /// A resource to keep.
 #[derive(Clone)]
@@ -119,6 +125,9 @@ pub enum CacheError {
     /// The object is stored but can't be decrypted or decoded.
     #[error("{0}")]
     Unreadable(Arc<str>),
+    /// Entries can't be made ready to be looked at.
+    #[error("{0}")]
+    Unprepared(String),
     /// The store can't be read.
     #[error(transparent)]
     Store(#[from] StoreError),

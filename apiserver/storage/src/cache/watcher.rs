@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::change::{Change, WatchEvent};
 use super::resource::{Resource, State};
-use super::{CacheError, Inner, Predicate};
+use super::{CacheError, Inner, Predicate, Prepare};
 use crate::entry::Entry;
 use crate::store::Revision;
 
@@ -39,6 +39,8 @@ pub struct WatchRequest {
     pub namespace: Option<String>,
     /// Only objects that it lets through. One that no longer is becomes a deletion.
     pub predicate: Option<Predicate>,
+    /// What objects need before the predicate can look at them.
+    pub prepare: Option<Prepare>,
     /// A field and the value that the predicate asks of it (`spec.nodeName` or `metadata.name`), so that changes of
     /// other objects don't wake this watcher. Left unused where the resource has no such index.
     pub index: Option<(String, String)>,
@@ -56,6 +58,9 @@ pub struct Watcher {
     resource: Arc<Resource>,
     namespace: Option<String>,
     predicate: Option<Predicate>,
+    prepare: Option<Prepare>,
+    /// Changes that were taken and are being made ready.
+    pending: Vec<Arc<Change>>,
     bookmarks: bool,
     next_bookmark: Instant,
     initial: Option<Initial>,
@@ -139,7 +144,9 @@ pub(super) async fn open(
         inner: inner.clone(),
         resource,
         namespace: request.namespace,
+        prepare: request.prepare.filter(|_| request.predicate.is_some()),
         predicate: request.predicate,
+        pending: Vec::new(),
         bookmarks: request.bookmarks,
         initial,
         told,
@@ -189,13 +196,19 @@ impl Watcher {
     /// The next events, at least one. `None` when the resource is gone; after an error there is nothing more. May be
     /// dropped before it is done: no event is lost.
     pub async fn next(&mut self) -> Option<Result<Vec<WatchEvent>, CacheError>> {
+        if let Err(e) = self.ready_initial().await {
+            return Some(Err(e));
+        }
         if let Some(events) = self.initial_batch() {
             return Some(Ok(events));
         }
         loop {
             match self.take() {
-                Ok(Some(events)) if !events.is_empty() => return Some(Ok(events)),
-                Ok(_) => {}
+                Ok(()) => match self.tell().await {
+                    Ok(events) if !events.is_empty() => return Some(Ok(events)),
+                    Ok(_) => {}
+                    Err(e) => return Some(Err(e)),
+                },
                 Err(Ended::Closed) => return None,
                 Err(Ended::Behind) => return Some(Err(CacheError::TooSlow)),
             }
@@ -218,11 +231,7 @@ impl Watcher {
             };
             match woken {
                 Woken::Look => {}
-                Woken::Change(change) => {
-                    if let Some(event) = self.see(&change) {
-                        return Some(Ok(vec![event]));
-                    }
-                }
+                Woken::Change(change) => self.pending.push(change),
                 // The ring is closed with its resource, a queue also when it is full.
                 Woken::Closed => {
                     return self.resource.subscribe().map(|_| Err(CacheError::TooSlow));
@@ -243,7 +252,7 @@ impl Watcher {
             Source::Ring { next, .. } => self.resource.read(|state| state.ring.next() == *next),
             Source::Queue { queue, .. } => queue.is_empty() && !queue.is_closed(),
         };
-        if !caught_up {
+        if !caught_up || !self.pending.is_empty() {
             return None;
         }
         self.told = self.told.max(progress);
@@ -274,8 +283,36 @@ impl Watcher {
         (!events.is_empty()).then_some(events)
     }
 
-    /// What is there without waiting; `None` for nothing new.
-    fn take(&mut self) -> Result<Option<Vec<WatchEvent>>, Ended> {
+    /// Makes the initial state ready to be looked at.
+    async fn ready_initial(&self) -> Result<(), CacheError> {
+        let (Some(prepare), Some(initial)) = (&self.prepare, &self.initial) else {
+            return Ok(());
+        };
+        let entries = initial.entries.as_slice().to_vec();
+        prepare(entries).await.map_err(CacheError::Unprepared)
+    }
+
+    /// What the pending changes are to the watcher.
+    async fn tell(&mut self) -> Result<Vec<WatchEvent>, CacheError> {
+        if let Some(prepare) = &self.prepare
+            && !self.pending.is_empty()
+        {
+            let states = |change: &Arc<Change>| [change.now.clone(), change.before.clone()];
+            let entries = self.pending.iter().flat_map(states).flatten().collect();
+            prepare(entries).await.map_err(CacheError::Unprepared)?;
+        }
+        let pending = std::mem::take(&mut self.pending);
+        Ok(pending
+            .iter()
+            .filter_map(|change| self.see(change))
+            .collect())
+    }
+
+    /// Takes what is there without waiting.
+    fn take(&mut self) -> Result<(), Ended> {
+        if !self.pending.is_empty() {
+            return Ok(());
+        }
         let mut changes: Vec<Arc<Change>> = Vec::new();
         match &mut self.source {
             Source::Ring { next, wake } => {
@@ -307,15 +344,8 @@ impl Watcher {
                 }
             }
         }
-        if changes.is_empty() {
-            return Ok(None);
-        }
-        Ok(Some(
-            changes
-                .iter()
-                .filter_map(|change| self.see(change))
-                .collect(),
-        ))
+        self.pending = changes;
+        Ok(())
     }
 
     fn see(&mut self, change: &Arc<Change>) -> Option<WatchEvent> {

@@ -511,7 +511,7 @@ mod tests {
         changed["spec"]["template"]["spec"]["containers"][0]["image"] = "k".into();
         let error = before_update(
             kind,
-            kind.strategy,
+            &*kind.strategy,
             &mut changed,
             &job,
             &Context::at(Timestamp::UNIX_EPOCH),
