@@ -5,7 +5,9 @@ use keelson_api::status::{Cause, Status};
 use keelson_registry::Strategy;
 use keelson_registry::kinds;
 use keelson_schema::managed_fields::{self, ApplyError, Set, Write};
-use keelson_schema::{FieldValidation, MediaType, Schema, Type, decode_untyped, decode_value};
+use keelson_schema::{
+    DecodeError, FieldValidation, MediaType, Schema, Type, decode_untyped, decode_value,
+};
 use serde_json::Value;
 
 use crate::request::Request;
@@ -108,10 +110,51 @@ pub fn configuration(
         )));
     }
     // fields that the type doesn't have are refused by the merge itself; here only what stands there twice counts
-    let checked = decode_untyped(body, MediaType::Yaml, validation)
-        .map_err(|e| Status::bad_request(format!("error strict decoding YAML: {e}")))?;
+    let checked = decode_untyped(body, MediaType::Yaml, validation).map_err(|e| match &e {
+        DecodeError::Strict(twice) => Status::bad_request(format!(
+            "error strict decoding YAML: error converting YAML to JSON: yaml: unmarshal errors:\n{}",
+            repeated_keys(body, twice)
+        )),
+        _ => Status::bad_request(format!("error strict decoding YAML: {e}")),
+    })?;
     request.warnings.extend(checked.warnings);
     Ok(config)
+}
+
+/// Duplicate fields as upstream's YAML reader tells of them: by line.
+fn repeated_keys(body: &[u8], faults: &[String]) -> String {
+    let text = String::from_utf8_lossy(body);
+    let mut lines = Vec::new();
+    for fault in faults {
+        let path = fault
+            .strip_prefix("duplicate field \"")
+            .and_then(|f| f.strip_suffix('"'))
+            .unwrap_or(fault);
+        let key = path.rsplit('.').next().unwrap_or(path);
+        let line = repeated_line(&text, key).unwrap_or(1);
+        lines.push(format!("  line {line}: key {key:?} already set in map"));
+    }
+    lines.join("\n")
+}
+
+/// The line on which a key stands for the second time in one block of YAML.
+fn repeated_line(text: &str, key: &str) -> Option<usize> {
+    let mut seen: Option<usize> = None;
+    for (at, line) in text.lines().enumerate() {
+        let content = line.trim_start_matches([' ', '-']);
+        let indent = line.len() - content.len();
+        let name = content.split_once(':').map(|(name, _)| name.trim().trim_matches(['"', '\'']));
+        if seen.is_some_and(|level| indent < level && !content.is_empty()) {
+            seen = None;
+        }
+        if name == Some(key) {
+            if seen == Some(indent) {
+                return Some(at + 1);
+            }
+            seen = seen.or(Some(indent));
+        }
+    }
+    None
 }
 
 /// Options of an apply as ownership needs them.

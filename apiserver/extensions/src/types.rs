@@ -16,7 +16,7 @@ pub fn of_object(schema: Option<&Schema>, preserves_all: bool) -> Type {
         fields.push(field("metadata", meta.clone()));
     }
     let keeps =
-        preserves_all || schema.is_none_or(|s| s.preserve_unknown || s.properties.is_empty());
+        preserves_all || schema.is_none_or(|s| s.preserve_unknown);
     if let Some(schema) = schema {
         for (name, property) in &schema.properties {
             if !matches!(name.as_str(), "apiVersion" | "kind" | "metadata") {
