@@ -143,7 +143,9 @@ fn repeated_line(text: &str, key: &str) -> Option<usize> {
     for (at, line) in text.lines().enumerate() {
         let content = line.trim_start_matches([' ', '-']);
         let indent = line.len() - content.len();
-        let name = content.split_once(':').map(|(name, _)| name.trim().trim_matches(['"', '\'']));
+        let name = content
+            .split_once(':')
+            .map(|(name, _)| name.trim().trim_matches(['"', '\'']));
         if seen.is_some_and(|level| indent < level && !content.is_empty()) {
             seen = None;
         }

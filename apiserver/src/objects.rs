@@ -198,7 +198,7 @@ pub async fn modify(
                 )
             }
             Ok(Change::Keep(object)) if !dry_run && state.stale => {
-                let bytes = resource.encode(object)?;
+                let bytes = resource.encode(object).await?;
                 Some(
                     server
                         .store

@@ -15,8 +15,7 @@ pub fn of_object(schema: Option<&Schema>, preserves_all: bool) -> Type {
     if let Some(meta) = Types::builtin().named("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta") {
         fields.push(field("metadata", meta.clone()));
     }
-    let keeps =
-        preserves_all || schema.is_none_or(|s| s.preserve_unknown);
+    let keeps = preserves_all || schema.is_none_or(|s| s.preserve_unknown);
     if let Some(schema) = schema {
         for (name, property) in &schema.properties {
             if !matches!(name.as_str(), "apiVersion" | "kind" | "metadata") {

@@ -51,7 +51,7 @@ impl Custom {
 
     /// Whether an entry is stored in another version than it would be stored in now.
     pub fn is_stale(&self, entry: &Entry) -> bool {
-        entry.fields().get(STORED_VERSION) != Some(&self.definition.stored().api_version)
+        entry.fields().get(STORED_VERSION) != Some(self.definition.stored().api_version.as_str())
     }
 
     /// The same of a stored value.
