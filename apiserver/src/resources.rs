@@ -150,15 +150,19 @@ impl Resource {
         if self.is_own_form(entry) {
             return entry.json().clone();
         }
-        entry.encoded(self.number(OTHER_VERSION), |entry| {
-            match self.converted(entry) {
-                Ok(mut value) => {
-                    strip_type_meta(&mut value);
-                    Bytes::from(value.to_string())
-                }
-                // It was decoded before it became an entry.
-                Err(_) => entry.json().clone(),
+        let number = self.number(OTHER_VERSION);
+        if let Some(bytes) = entry.made(number) {
+            return bytes;
+        }
+        // Not while the entry's lock is held: the conversion looks at what was made before.
+        let converted = self.converted(entry);
+        entry.encoded(number, |entry| match converted {
+            Ok(mut value) => {
+                strip_type_meta(&mut value);
+                Bytes::from(value.to_string())
             }
+            // It was decoded before it became an entry.
+            Err(_) => entry.json().clone(),
         })
     }
 
