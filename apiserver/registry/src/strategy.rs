@@ -126,6 +126,9 @@ pub trait Strategy: Sync {
     /// Undoes changes that an update may not make silently, and counts generations.
     fn prepare_for_update(&self, _new: &mut Value, _old: &Value, _context: &Context<'_>) {}
 
+    /// Undoes what an update of the status leaves behind; the rest of the object is already as it was.
+    fn prepare_status(&self, _new: &mut Value, _old: &Value) {}
+
     /// Everything wrong with a changed object, its metadata aside.
     fn validate_update(&self, new: &Value, _old: &Value, context: &Context<'_>) -> ErrorList {
         self.validate(new, context)
@@ -328,6 +331,7 @@ impl Strategy for StatusUpdate {
             annotations[counted] = value;
         }
         copy(new, old, "metadata.generation");
+        self.kind.prepare_status(new, old);
     }
 
     fn validate_update(&self, new: &Value, old: &Value, _context: &Context<'_>) -> ErrorList {

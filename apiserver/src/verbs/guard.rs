@@ -1,4 +1,5 @@
-//! Nobody grants what they do not hold: writes of roles and bindings are held against the caller's own rights.
+//! Writes that depend on the caller's rights or on other objects: nobody grants what they do not hold, and claims on
+//! devices are bound by those who may.
 
 use keelson_auth::rbac::escalation::{self, Write};
 use serde_json::Value;
@@ -7,8 +8,9 @@ use crate::request::Request;
 use crate::resources::Resource;
 use crate::response::ApiResult;
 use crate::server::Server;
+use crate::verbs::device_claims;
 
-/// Checks a write of a role or binding; other resources pass.
+/// Checks a write of a role or binding, or of a claim on devices; other resources pass.
 pub fn rights(
     server: &Server,
     request: &Request,
@@ -16,8 +18,10 @@ pub fn rights(
     object: &Value,
     old: Option<&Value>,
 ) -> ApiResult<()> {
-    if resource.kind.group != "rbac.authorization.k8s.io" {
-        return Ok(());
+    match resource.kind.group {
+        "rbac.authorization.k8s.io" => {}
+        "resource.k8s.io" => return device_claims::rights(server, request, resource, object, old),
+        _ => return Ok(()),
     }
     let write = Write {
         user: &request.user,

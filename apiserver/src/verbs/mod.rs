@@ -6,6 +6,7 @@ pub mod body;
 pub mod create;
 pub mod delete;
 pub mod delete_collection;
+pub mod device_claims;
 pub mod get;
 pub mod guard;
 pub mod list;
