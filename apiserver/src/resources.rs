@@ -43,7 +43,7 @@ pub struct Resource {
 impl Resource {
     /// Gives the structs of a built-in kind their places before defaults are set, as Go's types have them.
     pub fn fill_structs(&self, object: &mut Value) {
-        let kind = self.kind;
+        let kind = &self.kind;
         if let Some(ty) =
             keelson_schema::Schema::builtin().kind(kind.group, kind.version, kind.kind)
         {
