@@ -291,6 +291,23 @@ fn etcd(places: &Places) -> Result<Recipe> {
     Ok(recipe)
 }
 
+/// Changes when what the images are made of does: these recipes and upstream's programs.
+pub fn stamp(places: &Places) -> Result<String> {
+    let recipes = [include_str!("images.rs"), include_str!("debian.rs")].concat();
+    let mut stamp = format!("{}\n", keelson::assembly::digest(recipes.as_bytes()));
+    for name in ["agnhost", "sample-apiserver"] {
+        let file = places.upstream.join(name);
+        let metadata =
+            std::fs::metadata(&file).with_context(|| format!("{} is missing", file.display()))?;
+        stamp.push_str(&format!(
+            "{name} {} {:?}\n",
+            metadata.len(),
+            metadata.modified()?
+        ));
+    }
+    Ok(stamp)
+}
+
 /// Where the files are that upstream's test images are made of: in the module that e2e.test is built from.
 pub fn sources(module: &Path) -> Result<PathBuf> {
     let folder = run(Command::new("go")

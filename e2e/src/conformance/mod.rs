@@ -107,7 +107,7 @@ pub fn conformance(options: &Options) -> Result<bool> {
     Ok(summary(&selection, ended))
 }
 
-/// Assembles the images and stores them for the registry, unless they were made by this very program out of the same files.
+/// Assembles the images and stores them for the registry; each only once, as long as what it is made of stays the same.
 fn prepare_images(options: &Options) -> Result<PathBuf> {
     let module = options.workspace.join("e2e/upstream/kubernetes");
     let places = images::Places {
@@ -118,30 +118,23 @@ fn prepare_images(options: &Options) -> Result<PathBuf> {
     };
     let storage = options.work().join("registry");
     let mark = options.work().join("images.made");
-    let stamp = [
-        std::env::current_exe()?,
-        places.upstream.join("agnhost"),
-        places.upstream.join("sample-apiserver"),
-    ]
-    .iter()
-    .map(|file| {
-        let metadata =
-            std::fs::metadata(file).with_context(|| format!("{} is missing", file.display()))?;
-        Ok(format!("{} {:?}\n", metadata.len(), metadata.modified()?))
-    })
-    .collect::<Result<String>>()?;
-    if std::fs::read_to_string(&mark).is_ok_and(|old| old == stamp) {
-        return Ok(storage);
-    }
-    if storage.exists() {
+    let mut made = images::stamp(&places)?;
+    let before = std::fs::read_to_string(&mark).unwrap_or_default();
+    if before.starts_with(&made) {
+        made = before;
+    } else if storage.exists() {
         std::fs::remove_dir_all(&storage)?;
     }
     for (names, make) in images::all() {
+        if made.lines().any(|line| line == names[0]) {
+            continue;
+        }
         println!(" • assembling {}", names[0]);
         let recipe = make(&places).with_context(|| format!("cannot make {}", names[0]))?;
         registry::publish(&storage, &names, &recipe)?;
+        made.push_str(&format!("{}\n", names[0]));
+        std::fs::write(&mark, &made)?;
     }
-    std::fs::write(&mark, stamp)?;
     Ok(storage)
 }
 
