@@ -70,7 +70,7 @@ fn copy(recipe: &mut Recipe, path: &str, source: PathBuf, mode: u32) {
     recipe.files.push((path.into(), File::Copy(source, mode)));
 }
 
-/// A recipe with everything of these packages, bash as its shell: the tests use environment names that other shells drop.
+/// A recipe with everything of these packages and bash as its shell: dash drops environment names that the tests use.
 fn debian_image(places: &Places, name: &str, packages: &[&str]) -> Result<Recipe> {
     let root = debian::root(&places.work.join("debian"), name, packages)?;
     let mut recipe = Recipe::default();
@@ -165,16 +165,24 @@ fn agnhost_before(places: &Places) -> Result<Recipe> {
 }
 
 fn busybox(places: &Places) -> Result<Recipe> {
-    // Not busybox-static: its name look-ups crash, since glibc loads NSS at run time.
-    let mut recipe = debian_image(
-        places,
-        "busybox",
-        &["busybox", "bash", "libc-bin", "netbase"],
-    )?;
-    let program = places.work.join("debian/busybox/bin/busybox");
-    for applet in run(Command::new(&program).arg("--list"))?.lines() {
-        if !matches!(applet, "busybox" | "sh" | "bash" | "ash") {
-            link(&mut recipe, &format!("/bin/{applet}"), "busybox");
+    // Not busybox-static: its name look-ups crash, since glibc loads NSS at run time. And the tests know the words of busybox's
+    // own shell, which keeps environment names such as `data-1` since 1.36 only.
+    let packages = ["base-files", "busybox", "libc-bin", "netbase"];
+    let folder = places.work.join("debian");
+    let root = debian::root_of(&folder, "busybox", &packages, Some("trixie"))?;
+    let mut recipe = Recipe::default();
+    recipe.tree(&root, &debian::superfluous)?;
+    // By its own loader and libraries: it is of another release than this machine.
+    let libraries = root.join("usr/lib/x86_64-linux-gnu");
+    let list = run(Command::new(libraries.join("ld-linux-x86-64.so.2"))
+        .arg("--library-path")
+        .args([&libraries, &root.join("usr/bin/busybox")])
+        .arg("--list"))?;
+    let present: Vec<String> = recipe.files.iter().map(|(path, _)| path.clone()).collect();
+    for applet in list.lines().filter(|applet| *applet != "busybox") {
+        let path = format!("/usr/bin/{applet}");
+        if !present.contains(&path) {
+            recipe.files.push((path, File::Link("busybox".into())));
         }
     }
     accounts(&mut recipe, "", "");

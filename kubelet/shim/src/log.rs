@@ -92,7 +92,7 @@ impl Splitter {
         log.append(&entries);
     }
 
-    /// Writes what is left without a newline.
+    /// Writes what is left without a newline: part of a line, so that readers add none either.
     pub fn finish(&mut self, log: &mut Log) {
         if !self.pending.is_empty() {
             let mut entries = Vec::new();
@@ -100,7 +100,7 @@ impl Splitter {
                 &mut entries,
                 &clock::now(),
                 self.stream,
-                b'F',
+                b'P',
                 &std::mem::take(&mut self.pending),
             );
             log.append(&entries);
@@ -151,7 +151,7 @@ mod tests {
         let part = |n| ("stdout P".to_owned(), n);
         assert_eq!(
             lines(&[b"a\nbc", b"d\n", b"rest"]),
-            [full(1), full(3), full(4)]
+            [full(1), full(3), part(4)]
         );
         assert_eq!(lines(&[b"\n", b"\n", b"", b""]), [full(0), full(0)]);
         let long = vec![b'x'; MAX_LINE * 2 + 5];

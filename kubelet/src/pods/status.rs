@@ -209,7 +209,7 @@ fn crash_loop(
 }
 
 /// State of a container, and the state before it.
-fn states(view: &View<'_>, item: &Item, passed: bool) -> (ApiState, Option<ApiState>) {
+fn states(view: &View<'_>, item: &Item) -> (ApiState, Option<ApiState>) {
     let progress = view.memory.progress.get(item.name());
     let message = |s: &ContainerStatus| progress.and_then(|p| p.messages.get(&s.container.attempt));
     let ended = |s: &ContainerStatus| {
@@ -227,13 +227,11 @@ fn states(view: &View<'_>, item: &Item, passed: bool) -> (ApiState, Option<ApiSt
             .or_else(|| before.and_then(|b| b.last_state.clone()))
             .filter(|s| s.terminated.is_some())
     };
-    let blank = if passed
-        || matches!(item.role, Role::Init | Role::Sidecar | Role::Ephemeral)
-        || !has_init(view)
-    {
-        "ContainerCreating"
-    } else {
+    // In a pod with init containers upstream says so of every container, until it runs.
+    let blank = if has_init(view) {
         "PodInitializing"
+    } else {
+        "ContainerCreating"
     };
     let pending = || match progress.and_then(|p| p.waiting.clone()) {
         Some((reason, message)) => waiting(&reason, Some(message)),
@@ -316,7 +314,7 @@ fn hook_pending(item: &Item, progress: Option<&Progress>, status: &ContainerStat
 }
 
 fn container(view: &View<'_>, item: &Item, passed: bool) -> ApiContainer {
-    let (state, last_state) = states(view, item, passed);
+    let (state, last_state) = states(view, item);
     let status = containers::latest(view.sandbox, item.name());
     let before = last_status(view.memory, item.name());
     let progress = view.memory.progress.get(item.name());
