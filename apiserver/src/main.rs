@@ -56,15 +56,20 @@ async fn serve(flags: Flags) -> anyhow::Result<()> {
 
     let signal = shutdown::on_signal()?;
     let etcd = EtcdStore::connect(etcd_config(&flags)?).await?;
-    if !flags.etcd_compaction_interval.is_zero() {
-        let (store, every) = (etcd.clone(), flags.etcd_compaction_interval);
-        tokio::spawn(async move { store.compact_every(every).await });
-    }
+    let store = etcd.clone();
     let stop = CancellationToken::new();
     let server = tokio::select! {
         server = assemble(options, Arc::new(etcd), stop.clone()) => server?,
         () = signal.cancelled() => return Ok(()),
     };
+    if !flags.etcd_compaction_interval.is_zero() {
+        let (cache, every) = (server.cache.clone(), flags.etcd_compaction_interval);
+        tokio::spawn(async move {
+            store
+                .compact_every(every, |revision| cache.forget_before(revision))
+                .await;
+        });
+    }
     let port_closed = CancellationToken::new();
     let serving = tokio::spawn(serving::serve(
         server.clone(),

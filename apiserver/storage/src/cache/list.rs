@@ -2,6 +2,7 @@
 
 use std::ops::Bound;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::resource::{Decoded, Resource, Snapshot};
 use super::{CacheError, Inner, Predicate, Prepare};
@@ -71,6 +72,13 @@ pub(super) async fn list(
         VersionMatch::Any => {}
         VersionMatch::Exactly(revision) => {
             inner.wait_until_fresh(revision).await?;
+            let oldest = inner.oldest.load(Ordering::Relaxed);
+            if revision < oldest {
+                return Err(CacheError::Gone {
+                    requested: revision,
+                    oldest,
+                });
+            }
             return match resource.at(revision) {
                 Some(snapshot) => {
                     prepare(&resource, &snapshot, &request).await?;

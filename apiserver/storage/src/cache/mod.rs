@@ -20,6 +20,7 @@ mod watcher;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -150,6 +151,8 @@ struct Inner {
     /// Every change up to this revision has been applied; 0 before the first list.
     progress: watch::Sender<Revision>,
     fresh: SingleFlight,
+    /// States before this revision are not answered any more, as the store does not.
+    oldest: AtomicU64,
 }
 
 #[derive(Default)]
@@ -203,6 +206,7 @@ impl Cache {
             routes: ArcSwap::from_pointee(routes),
             pump: Mutex::default(),
             progress: watch::Sender::new(0),
+            oldest: AtomicU64::new(0),
         });
         let stop = CancellationToken::new();
         tokio::spawn({
@@ -304,6 +308,12 @@ impl Cache {
         let revision = self.inner.fresh.revision().await?;
         self.inner.wait_until_fresh(revision).await?;
         self.get(resource, namespace, name)
+    }
+
+    /// From now on lists at revisions before this one are answered with [`CacheError::Gone`], even where the cache still knows
+    /// them: clients shall not see more of the past than the store, which other servers answer from too, has.
+    pub fn forget_before(&self, revision: Revision) {
+        self.inner.oldest.fetch_max(revision, Ordering::Relaxed);
     }
 
     /// A list, consistent at one revision.

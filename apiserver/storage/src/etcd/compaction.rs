@@ -24,13 +24,17 @@ pub struct CompactionClock {
 }
 
 impl EtcdStore {
-    /// Compacts every `interval`, for ever. Cancelled by dropping.
-    pub async fn compact_every(&self, interval: Duration) {
+    /// Compacts every `interval`, for ever, and tells up to which revision (exclusively) the past has gone. Cancelled by dropping.
+    pub async fn compact_every(&self, interval: Duration, gone: impl Fn(Revision) + Send) {
         let mut clock = CompactionClock::default();
         loop {
             tokio::time::sleep(interval).await;
             match self.compaction_round(clock).await {
-                Ok(next) => clock = next,
+                Ok(next) => {
+                    // Whoever compacted, this server or another: what was there a round ago is the oldest state left.
+                    gone(clock.revision);
+                    clock = next;
+                }
                 Err(error) => tracing::error!(%error, "etcd compaction failed"),
             }
         }

@@ -121,3 +121,30 @@ async fn pages_are_of_one_revision() {
         Err(CacheError::TooLarge { .. })
     ));
 }
+
+#[tokio::test]
+async fn what_the_store_has_forgotten_is_gone_though_the_cache_knows_it() {
+    let store = MemoryStore::new();
+    let cache = cache(&store, small()).await;
+    let mut last = 0;
+    for name in ["a", "b", "c"] {
+        last = store
+            .create(&key(name), pod(name, "a", ""), None)
+            .await
+            .unwrap();
+    }
+    cache.wait_until_fresh(last).await.unwrap();
+    let past = |revision| ListRequest {
+        version: VersionMatch::Exactly(revision),
+        ..ListRequest::default()
+    };
+    let list = cache.list("pods", past(last - 1)).await.unwrap();
+    assert_eq!(names(&list), ["a", "b"]);
+    cache.forget_before(last);
+    assert!(matches!(
+        cache.list("pods", past(last - 1)).await,
+        Err(CacheError::Gone { requested, oldest }) if requested == last - 1 && oldest == last
+    ));
+    let list = cache.list("pods", past(last)).await.unwrap();
+    assert_eq!(names(&list), ["a", "b", "c"]);
+}
