@@ -41,7 +41,7 @@ pub fn compute(view: &View<'_>) -> PodStatus {
         view.items
             .iter()
             .filter(|i| roles.contains(&i.role))
-            .map(|item| container(view, item, passed))
+            .map(|item| container(view, item))
             .collect()
     };
     let init = statuses(&[Role::Init, Role::Sidecar]);
@@ -313,7 +313,7 @@ fn hook_pending(item: &Item, progress: Option<&Progress>, status: &ContainerStat
         && progress.is_some_and(|p| p.busy && p.post_started != Some(status.container.attempt))
 }
 
-fn container(view: &View<'_>, item: &Item, passed: bool) -> ApiContainer {
+fn container(view: &View<'_>, item: &Item) -> ApiContainer {
     let (state, last_state) = states(view, item);
     let status = containers::latest(view.sandbox, item.name());
     let before = last_status(view.memory, item.name());

@@ -253,7 +253,7 @@ async fn read(
                 "log line is too long",
             ));
         }
-        let full = out.len() >= CHUNK || count == 0 || follow.is_some();
+        let full = out.len() >= CHUNK || count == 0 || follow.is_some() || printer.done();
         if full && !out.is_empty() {
             let chunk = Bytes::from(std::mem::take(&mut out));
             if sender.send(Ok(Frame::data(chunk))).await.is_err() {
@@ -459,6 +459,22 @@ mod tests {
             }),
             "two\n"
         );
+    }
+
+    #[tokio::test]
+    async fn what_fits_in_the_limit_is_sent() {
+        let path = std::env::temp_dir().join(format!("keelson-limit-{}", std::process::id()));
+        std::fs::write(&path, LOG).unwrap();
+        let (sender, mut chunks) = mpsc::channel(4);
+        let options = Options {
+            limit: Some(1),
+            ..Options::default()
+        };
+        read(path.clone(), options, None, sender).await.unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let chunk = chunks.recv().await.unwrap().unwrap();
+        assert_eq!(chunk.into_data().unwrap(), Bytes::from_static(b"o"));
+        assert!(chunks.recv().await.is_none());
     }
 
     #[tokio::test]
