@@ -18,6 +18,7 @@ use crate::request::Request;
 use crate::resources::Resource;
 use crate::response::{ApiResult, Response};
 use crate::server::Server;
+use crate::subresources::log_socket::LogSocket;
 use crate::verbs::admission::Write;
 
 /// So much of a kubelet's error is passed on.
@@ -26,7 +27,7 @@ const MAX_ERROR: usize = 10_000;
 /// Answers `log`.
 pub async fn log(
     server: &Arc<Server>,
-    request: Request,
+    mut request: Request,
     resource: &Arc<Resource>,
 ) -> ApiResult<Response> {
     check_log_options(&request.query, request.info.path_name())?;
@@ -68,9 +69,13 @@ pub async fn log(
         encode(&container)
     );
     let target = kubelet_of_pod(server, node, with_query(path, &query)).await?;
+    let socket = LogSocket::of(&mut request)?;
     let mut answer = forward(request, &target).await?;
     let code = answer.status().as_u16();
     if (200..=206).contains(&code) {
+        if let Some(socket) = socket {
+            return socket.answer(answer.into_body());
+        }
         answer.headers_mut().insert(
             http::header::CONTENT_TYPE,
             http::HeaderValue::from_static("text/plain"),

@@ -4,6 +4,7 @@
 pub mod binding;
 pub mod eviction;
 pub mod kubelet;
+pub mod log_socket;
 pub mod proxy;
 pub mod scale;
 pub mod token;

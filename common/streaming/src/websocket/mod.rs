@@ -1,6 +1,8 @@
-//! WebSocket as a carrier: channels of a remote command ([`channels`]), or a plain byte stream ([`tunnel`]).
+//! WebSocket as a carrier: channels of a remote command ([`channels`]), a plain byte stream ([`tunnel`]), or one
+//! that only the server sends ([`output`]).
 
 pub mod channels;
+pub mod output;
 pub mod tunnel;
 
 use tokio::io::{AsyncRead, AsyncWrite};
