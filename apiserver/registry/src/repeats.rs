@@ -39,7 +39,7 @@ const NEITHER: &[(&str, &str)] = &[("", "events"), ("policy", "poddisruptionbudg
 
 /// What a kind's own rules find again in the metadata of a changed object.
 pub(crate) fn update(kind: &Kind, new: &Value, old: &Value) -> ErrorList {
-    let of = |list: &[(&str, &str)]| list.contains(&(kind.group, kind.plural));
+    let of = |list: &[(&str, &str)]| list.contains(&(&*kind.group, &*kind.plural));
     let mut errors = ErrorList::new();
     if of(NEITHER) {
         return errors;
