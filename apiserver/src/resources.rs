@@ -45,7 +45,7 @@ impl Resource {
     pub fn fill_structs(&self, object: &mut Value) {
         let kind = &self.kind;
         if let Some(ty) =
-            keelson_schema::Schema::builtin().kind(kind.group, kind.version, kind.kind)
+            keelson_schema::Schema::builtin().kind(&kind.group, &kind.version, &kind.kind)
         {
             keelson_schema::fill_structs(object, ty);
         }

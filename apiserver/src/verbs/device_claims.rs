@@ -29,7 +29,7 @@ pub fn rights(
 ) -> ApiResult<()> {
     let mut errors = ErrorList::new();
     let namespace = object.text("metadata.namespace");
-    match (resource.kind.plural, old) {
+    match (&*resource.kind.plural, old) {
         ("resourceclaims", Some(old)) if request.info.subresource == "status" => {
             let path = "allocation.devices.results";
             let asked = admin_result(object.part("status").items(path));
@@ -55,7 +55,7 @@ pub fn rights(
         return Ok(());
     }
     Err(Status::invalid(
-        Qualified::new(resource.kind.group, resource.kind.kind),
+        Qualified::new(&resource.kind.group, &resource.kind.kind),
         object.text("metadata.name"),
         &errors,
     ))

@@ -18,7 +18,7 @@ pub fn rights(
     object: &Value,
     old: Option<&Value>,
 ) -> ApiResult<()> {
-    match resource.kind.group {
+    match &*resource.kind.group {
         "rbac.authorization.k8s.io" => {}
         "resource.k8s.io" => return device_claims::rights(server, request, resource, object, old),
         _ => return Ok(()),
