@@ -6,6 +6,7 @@
 mod ast;
 mod check;
 mod compare;
+pub mod conditions;
 mod cost;
 mod decl;
 mod environment;

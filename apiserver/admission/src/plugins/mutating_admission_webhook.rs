@@ -74,7 +74,7 @@ impl MutatingAdmissionWebhook {
         environment: &Environment,
     ) -> Result<Option<bool>, Status> {
         let lookup = environment.lookup.as_ref();
-        if !hook.matches(request, lookup).await? {
+        if !hook.matches(request, environment).await? {
             return Ok(None);
         }
         let answer = match hook.ask(request, lookup, self.caller.as_ref(), true).await {

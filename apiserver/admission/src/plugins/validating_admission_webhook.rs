@@ -45,7 +45,7 @@ impl Plugin for ValidatingAdmissionWebhook {
         let lookup = environment.lookup.as_ref();
         let mut wanted = Vec::new();
         for hook in webhooks::hooks(lookup, CONFIGURATIONS) {
-            if hook.matches(request, lookup).await? {
+            if hook.matches(request, environment).await? {
                 wanted.push(hook);
             }
         }

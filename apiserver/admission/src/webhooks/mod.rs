@@ -1,7 +1,6 @@
 //! Admission webhooks: which of them a request concerns, the AdmissionReview they are asked, and what they answer.
 //!
-//! The two plugins differ only in what they do with an answer. What is left to others: match conditions (CEL), which make a call
-//! fail as its failure policy says, and conversion for `matchPolicy: Equivalent` beyond equal group and resource.
+//! The two plugins differ only in what they do with an answer. What is left to others: conversion for `matchPolicy: Equivalent` beyond equal group and resource.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,8 +10,10 @@ use keelson_auth::{Lookup, Status};
 use keelson_registry::access::Access;
 use serde_json::Value;
 
+use crate::chain::Environment;
 use crate::request::Request;
 
+mod conditions;
 pub mod https;
 mod matching;
 mod review;
@@ -117,7 +118,7 @@ impl Hook {
     pub(crate) async fn matches(
         &self,
         request: &Request,
-        lookup: &dyn Lookup,
+        environment: &Environment,
     ) -> Result<bool, Status> {
         if !matching::rules(self.value(), request) {
             return Ok(false);
@@ -125,7 +126,10 @@ impl Hook {
         if !matching::object(self.value(), request)? {
             return Ok(false);
         }
-        matching::namespace(self.value(), request, lookup).await
+        if !matching::namespace(self.value(), request, environment.lookup.as_ref()).await? {
+            return Ok(false);
+        }
+        conditions::matched(self.value(), request, &environment.authorizer)
     }
 
     /// Asks the webhook.
@@ -137,11 +141,6 @@ impl Hook {
         mutating: bool,
     ) -> Result<Answer, HookError> {
         let hook = self.value();
-        if !hook.items("matchConditions").is_empty() {
-            return Err(HookError::Calling(
-                "match conditions cannot be evaluated by this API server".into(),
-            ));
-        }
         if request.dry_run && !matches!(hook.text("sideEffects"), "None" | "NoneOnDryRun") {
             let why = format!(
                 "admission webhook {:?} does not support dry run",

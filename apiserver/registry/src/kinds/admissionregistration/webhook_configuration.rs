@@ -1,6 +1,4 @@
 //! MutatingWebhookConfiguration and ValidatingWebhookConfiguration: which webhooks are asked about which writes.
-//!
-//! Match conditions are refused: nothing here evaluates CEL yet, and a condition that is not looked at would widen a webhook.
 
 use jiff::Timestamp;
 use keelson_api::field::{Error, ErrorList, Path};
@@ -147,9 +145,36 @@ impl Rules {
             hook.part("clientConfig"),
             &path.child("clientConfig"),
         );
-        if !hook.items("matchConditions").is_empty() {
-            let sentence = "match conditions are not supported by this API server";
-            errors.push(Error::forbidden(&path.child("matchConditions"), sentence));
+        match_conditions(
+            errors,
+            hook.items("matchConditions"),
+            &path.child("matchConditions"),
+        );
+    }
+}
+
+/// The expressions that say whether a webhook is asked.
+fn match_conditions(errors: &mut ErrorList, conditions: &[Value], path: &Path<'_>) {
+    const MAX: usize = 64;
+    if conditions.len() > MAX {
+        errors.push(Error::too_many(path, conditions.len(), MAX));
+    }
+    for (i, condition) in conditions.iter().enumerate() {
+        let at = path.index(i);
+        let expression = condition.text("expression").trim();
+        if expression.is_empty() {
+            errors.push(Error::required(&at.child("expression"), ""));
+        } else if let Err(why) = keelson_cel::conditions::compile(expression) {
+            errors.push(Error::invalid(&at.child("expression"), expression, why));
+        }
+        let name = condition.text("name");
+        if name.is_empty() {
+            errors.push(Error::required(&at.child("name"), ""));
+            continue;
+        }
+        faults(errors, &at.child("name"), name, names::qualified_name(name));
+        if conditions[..i].iter().any(|c| c.text("name") == name) {
+            errors.push(Error::duplicate(&at.child("name"), name));
         }
     }
 }
