@@ -258,7 +258,7 @@ impl Version {
             columns: Columns::compile(columns.map(Vec::as_slice).unwrap_or_default()),
             selectable,
             ty: types::of_object(schema.as_ref(), preserve_unknown),
-            rules: Rules::default(),
+            rules: Rules::compile(&written),
             schema,
             written,
             name,

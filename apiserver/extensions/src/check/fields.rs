@@ -186,7 +186,7 @@ pub(super) fn too_many_before(new: &Value, old: &Value) -> HashSet<String> {
 }
 
 /// Follows a path of names such as `.spec['a'].b` through a schema.
-pub(super) fn field_path<'s>(
+pub(crate) fn field_path<'s>(
     path: &str,
     schema: &'s Schema,
     brackets: bool,

@@ -4,7 +4,7 @@
 
 pub mod approval;
 mod defaults;
-mod fields;
+pub(crate) mod fields;
 pub mod openapi;
 pub mod structural;
 
