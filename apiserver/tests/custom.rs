@@ -189,7 +189,7 @@ async fn objects_are_pruned_defaulted_validated_and_shown() {
         .unwrap();
     assert_eq!(
         unversioned.json()["message"],
-        "Foo.example.com \"a\" is invalid: metadata.resourceVersion: Invalid value: 0: must be specified for an update"
+        "foos.example.com \"a\" is invalid: metadata.resourceVersion: Invalid value: 0: must be specified for an update"
     );
     let merged = c
         .patch(

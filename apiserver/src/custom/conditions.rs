@@ -137,7 +137,8 @@ mod tests {
         let second = next(&crd("bars", "Foo"), std::slice::from_ref(&first), "t");
         assert_eq!(
             condition(&second, "NamesAccepted").map(|c| c["reason"].clone()),
-            Some("KindConflict".into())
+            // Both kind and list kind are taken; the last one that is looked at is told.
+            Some("ListKindConflict".into())
         );
         assert_eq!(
             condition(&second, "Established").map(|c| c["reason"].clone()),

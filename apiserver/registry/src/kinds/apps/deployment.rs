@@ -270,7 +270,11 @@ mod tests {
         );
         assert_eq!(
             of(|d| drop(d["spec"].as_object_mut().unwrap().remove("selector"))),
-            ["spec.selector: Required value"]
+            // No selector selects nothing, the template's labels neither.
+            [
+                "spec.selector: Required value",
+                "spec.template.metadata.labels: Invalid value: {\"a\":\"b\"}: `selector` does not match template `labels`"
+            ]
         );
         assert_eq!(
             of(|d| d["spec"]["template"]["spec"]["restartPolicy"] = "Never".into()),
