@@ -1,3 +1,5 @@
+//! Definitions with one thing wrong each, and the sentence each gets.
+
 use serde_json::{Value, json};
 
 use super::*;

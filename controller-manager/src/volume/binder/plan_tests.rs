@@ -1,3 +1,5 @@
+//! Claims and volumes as snapshots, and what the binder plans for them.
+
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
