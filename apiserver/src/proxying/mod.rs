@@ -1,9 +1,11 @@
 //! Passing requests on to kubelets, pods and Services, byte by byte where the protocol is switched.
 //!
-//! Where a request goes is decided in [`target`]; how it gets there stands in [`forward`]; connections and their TLS in [`dial`].
+//! Where a request goes is decided in [`target`]; how it gets there stands in [`forward`]; connections and their TLS in [`dial`];
+//! [`links`] turns the links of what comes back.
 
 pub mod dial;
 pub mod forward;
+pub mod links;
 pub mod target;
 
 use std::sync::Arc;

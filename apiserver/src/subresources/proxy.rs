@@ -11,6 +11,7 @@ use super::kubelet;
 use crate::body::Body;
 use crate::objects;
 use crate::proxying::forward::forward;
+use crate::proxying::links::Place;
 use crate::proxying::target::{self, ProxyName, Target};
 use crate::request::Request;
 use crate::resources::Resource;
@@ -118,7 +119,7 @@ pub async fn node(
     let own = kubelet::kubelet(server, asked.name, path.clone()).await?;
     kubelet::connect(server, &request, resource, "NodeProxyOptions").await?;
     if asked.port.is_empty() || asked.port == own.port.to_string() {
-        return forward(request, &own).await;
+        return through(request, &own).await;
     }
     // Another port of the node isn't the kubelet: our certificate is none of its business.
     let port = asked
@@ -126,7 +127,7 @@ pub async fn node(
         .parse()
         .map_err(|_| target::bad_name("node", &name))?;
     let tls = (asked.scheme == "https").then(|| server.backends.unchecked.clone());
-    forward(
+    through(
         request,
         &Target {
             host: own.host,
@@ -136,6 +137,14 @@ pub async fn node(
         },
     )
     .await
+}
+
+/// Forwards and lets the answer's links lead through here again.
+async fn through(mut request: Request, target: &Target) -> ApiResult<Response> {
+    let place = Place::of(&request, target.authority(), &target.path_and_query);
+    let path = request.uri.path().to_owned();
+    place.announce(&mut request.headers, &path);
+    Ok(place.turn(forward(request, target).await?))
 }
 
 async fn send(
@@ -156,7 +165,7 @@ async fn send(
         return Err(Status::bad_request("address not allowed"));
     }
     let tls = (scheme == "https").then(|| server.backends.unchecked.clone());
-    forward(
+    through(
         request,
         &Target {
             host,
