@@ -446,13 +446,19 @@ async fn claims_are_bound_protected_and_let_go() {
             "hostPath": {"path": "/data"}, "storageClassName": "manual"}});
         create(&volumes, volume).await;
     }
-    let claim = json!({"metadata": {"name": "data"}, "spec": {"accessModes": ["ReadWriteOnce"], "storageClassName": "manual",
-        "resources": {"requests": size("1Gi")}}});
-    create(&claims, claim).await;
     let phase = |name: &'static str| {
         let volumes = volumes.clone();
         async move { volumes.get(name).await.ok()?.status?.phase }
     };
+    // Only available volumes are chosen from: with one of them the claim would get that one, fitting or not.
+    until("both volumes to be available", || async {
+        let available = phase("big").await? == "Available" && phase("fit").await? == "Available";
+        available.then_some(())
+    })
+    .await;
+    let claim = json!({"metadata": {"name": "data"}, "spec": {"accessModes": ["ReadWriteOnce"], "storageClassName": "manual",
+        "resources": {"requests": size("1Gi")}}});
+    create(&claims, claim).await;
     until("the binding", || async {
         let claim = claims.get("data").await.ok()?;
         let bound = claim.status?.phase? == "Bound" && claim.spec?.volume_name? == "fit";
