@@ -132,7 +132,7 @@ impl Controller {
             let mut status = json!({"phase": "Failed"});
             if let Some(message) = disrupted {
                 status["conditions"] = json!([{"type": "DisruptionTarget", "status": "True", "reason": "DeletionByPodGC",
-                    "message": message, "lastTransitionTime": crate::context::now().to_string()}]);
+                    "message": message, "observedGeneration": pod.metadata.generation, "lastTransitionTime": crate::context::now().to_string()}]);
             }
             let patch = json!({"metadata": {"uid": pod.metadata.uid}, "status": status});
             let patch = kube::api::Patch::Strategic(patch);

@@ -144,7 +144,8 @@ impl Controller {
         let patch = Patch::Strategic(
             json!({"metadata": {"uid": pod.metadata.uid}, "status": {"conditions": [{
             "type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager",
-            "message": "Taint manager: deleting due to NoExecute taint", "lastTransitionTime": Time(now())}]}}),
+            "message": "Taint manager: deleting due to NoExecute taint", "observedGeneration": pod.metadata.generation,
+            "lastTransitionTime": Time(now())}]}}),
         );
         write::optional(
             api.patch_status(&key.name, &PatchParams::default(), &patch)
