@@ -17,6 +17,7 @@ use keelson_storage::{Cache, CacheOptions, Store};
 use tokio_util::sync::CancellationToken;
 
 use crate::addresses::{self, Addresses};
+use crate::aggregation::{self, Aggregation};
 use crate::audit::log::Log;
 use crate::audit::policy::Policy;
 use crate::audit::webhook::Webhook;
@@ -54,7 +55,7 @@ pub enum AssembleError {
     #[error("service account keys: {0}")]
     Keys(#[from] KeyError),
     /// A certificate towards kubelets is no use.
-    #[error("certificates towards kubelets: {0}")]
+    #[error("certificates towards kubelets and aggregated servers: {0}")]
     Backends(#[from] TlsError),
     /// The encryption configuration is no use.
     #[error("--encryption-provider-config: {0}")]
@@ -139,11 +140,13 @@ pub async fn assemble(
             "poststarthook/scheduling/bootstrap-system-priority-classes",
             Groups::All,
         ),
+        registration: health.add_step("autoregister-completion", Groups::All),
         system_objects: health.add_step("poststarthook/bootstrap-controller", Groups::All),
     };
     let auditor = auditor(&options, &stop)?;
     let server = Arc::new(Server {
-        documents: ArcSwap::from_pointee(Documents::new(&resources.all(), &options)),
+        documents: ArcSwap::from_pointee(Documents::new(&resources.all(), &[], &[], &options)),
+        aggregation: Aggregation::new(&options)?,
         backends: Backends::new(&options)?,
         health,
         steps,
@@ -171,6 +174,7 @@ pub async fn assemble(
     });
     server.cache.ready().await;
     feed(&server, rbac, node).await;
+    aggregation::start(&server).await;
     crate::custom::start(&server).await;
     Ok(server)
 }

@@ -17,6 +17,11 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// Something that follows objects.
 pub trait Follower: Send + Sync + 'static {
+    /// Whether it is to be told of an object of this namespace at all; asked before the object is decoded.
+    fn wants(&self, _resource: &str, _namespace: &str) -> bool {
+        true
+    }
+
     /// A new or changed object; the resource is its plural.
     fn upsert(&self, resource: &str, object: &Value);
     /// An object that is gone.
@@ -152,6 +157,9 @@ async fn watch(
 }
 
 fn tell(follower: &dyn Follower, plural: &str, kind: WatchKind, entry: &Entry) {
+    if !follower.wants(plural, entry.namespace()) {
+        return;
+    }
     if kind == WatchKind::Deleted {
         follower.remove(plural, entry.namespace(), entry.name());
         return;

@@ -145,6 +145,12 @@ pub struct Flags {
     /// Its key.
     #[arg(long, help_heading = "authentication")]
     pub proxy_client_key_file: Option<PathBuf>,
+    /// Send requests for aggregated API servers to endpoints and not to the Service's address.
+    #[arg(long, default_value = "false", action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", help_heading = "features")]
+    pub enable_aggregator_routing: bool,
+    /// Answer 502 where an aggregated API server redirects (it can't be turned off).
+    #[arg(long, default_value = "true", action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", help_heading = "features")]
+    pub aggregator_reject_forwarding_redirect: bool,
 
     /// Ordered authorizers: Node, RBAC, AlwaysAllow, AlwaysDeny.
     #[arg(
@@ -301,7 +307,7 @@ fn refuse<T>(flag: &'static str, why: impl Into<String>) -> Result<T, FlagError>
 impl Flags {
     /// Refuses what isn't supported or can't be right, so that nothing is silently left out.
     pub fn check(&self) -> Result<(), FlagError> {
-        let unsupported: [(&'static str, bool); 3] = [
+        let unsupported: [(&'static str, bool); 4] = [
             (
                 "admission-control-config-file",
                 self.admission_control_config_file.is_some(),
@@ -311,6 +317,10 @@ impl Flags {
                 self.enable_bootstrap_token_auth,
             ),
             ("watch-cache", !self.watch_cache),
+            (
+                "aggregator-reject-forwarding-redirect",
+                !self.aggregator_reject_forwarding_redirect,
+            ),
         ];
         for (flag, given) in unsupported {
             if given {
@@ -379,6 +389,12 @@ impl Flags {
         }
         if self.service_account_signing_key_file.is_none() {
             return refuse("service-account-signing-key-file", "is a required flag");
+        }
+        if self.proxy_client_cert_file.is_some() != self.proxy_client_key_file.is_some() {
+            return refuse(
+                "proxy-client-cert-file",
+                "certificate and --proxy-client-key-file must be given together",
+            );
         }
         for mode in &self.authorization_mode {
             if !["Node", "RBAC", "AlwaysAllow", "AlwaysDeny"].contains(&mode.as_str()) {

@@ -2,6 +2,7 @@
 //! access and admission. See ARCHITECTURE.md for the course of a request.
 
 pub mod addresses;
+pub mod aggregation;
 pub mod assemble;
 pub mod audit;
 pub mod body;

@@ -1,11 +1,12 @@
 //! `/metrics` under upstream's names: requests by verb and resource, what is in flight, and the process itself.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::aggregation::registration::Condition;
 use crate::request_info::RequestInfo;
 
 /// Upper bounds of the duration histogram, in seconds.
@@ -60,6 +61,65 @@ impl Drop for Held {
     }
 }
 
+/// Whether aggregated servers can be used, and how often that changed for the worse.
+#[derive(Debug, Default)]
+pub struct Availability {
+    unavailable: RwLock<BTreeMap<String, bool>>,
+    times: RwLock<BTreeMap<(String, String), u64>>,
+}
+
+impl Availability {
+    /// How things are.
+    pub fn unavailable(&self, name: &str, is_so: bool) {
+        let mut map = self
+            .unavailable
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        map.insert(name.to_owned(), is_so);
+    }
+
+    /// An APIService is gone.
+    pub fn forget(&self, name: &str) {
+        let mut map = self
+            .unavailable
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        map.remove(name);
+    }
+
+    /// A condition has changed.
+    pub fn changed(&self, name: &str, condition: &Condition) {
+        if condition.is_true() {
+            return;
+        }
+        let mut map = self.times.write().unwrap_or_else(PoisonError::into_inner);
+        if map.len() < MAX_SERIES {
+            let key = (name.to_owned(), condition.reason.clone());
+            *map.entry(key).or_default() += 1;
+        }
+    }
+
+    fn render(&self, out: &mut String) {
+        let gauge = "aggregator_unavailable_apiservice";
+        header(out, gauge, "gauge", "APIServices that can't be used.");
+        let map = self.unavailable.read();
+        for (name, is_so) in map.unwrap_or_else(PoisonError::into_inner).iter() {
+            let value = u8::from(*is_so);
+            line(out, format_args!("{gauge}{{name=\"{name}\"}} {value}"));
+        }
+        let counter = "aggregator_unavailable_apiservice_total";
+        let help = "How often APIServices became unavailable, by reason.";
+        header(out, counter, "counter", help);
+        let map = self.times.read();
+        for ((name, reason), times) in map.unwrap_or_else(PoisonError::into_inner).iter() {
+            line(
+                out,
+                format_args!("{counter}{{name=\"{name}\",reason=\"{reason}\"}} {times}"),
+            );
+        }
+    }
+}
+
 /// The registry of this process.
 #[derive(Debug)]
 pub struct Metrics {
@@ -71,6 +131,8 @@ pub struct Metrics {
     pub mutating: Arc<Gauge>,
     /// Open watches.
     pub watches: Arc<Gauge>,
+    /// Whether aggregated servers can be used.
+    pub aggregation: Availability,
     known: fn(&str, &str) -> bool,
     started: SystemTime,
 }
@@ -84,6 +146,7 @@ impl Metrics {
             reading: Arc::default(),
             mutating: Arc::default(),
             watches: Arc::default(),
+            aggregation: Availability::default(),
             known,
             started: SystemTime::now(),
         }
@@ -181,6 +244,7 @@ impl Metrics {
                 format_args!("apiserver_storage_objects{{resource=\"{resource}\"}} {count}"),
             );
         }
+        self.aggregation.render(&mut out);
         self.render_process(&mut out);
         out
     }

@@ -38,6 +38,10 @@ pub struct Options {
     pub client_ca: Option<Vec<u8>>,
     /// The front proxy's CA, allowed names and headers.
     pub front_proxy: Option<keelson_auth::authenticate::front_proxy::Config>,
+    /// Client certificate and key for aggregated servers.
+    pub proxy_client: Option<(PathBuf, PathBuf)>,
+    /// Whether aggregated servers are reached at endpoints and not at their Service's address.
+    pub aggregator_routing: bool,
     /// Keys that verify service-account tokens, PEM.
     pub service_account_keys: Vec<Vec<u8>>,
     /// Key that signs service-account tokens, PEM.
@@ -194,6 +198,11 @@ impl Options {
                 .map(|p| read("client-ca-file", p))
                 .transpose()?,
             front_proxy: front_proxy(flags)?,
+            proxy_client: flags
+                .proxy_client_cert_file
+                .clone()
+                .zip(flags.proxy_client_key_file.clone()),
+            aggregator_routing: flags.enable_aggregator_routing,
             service_account_keys: flags
                 .service_account_key_file
                 .iter()

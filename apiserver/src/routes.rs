@@ -6,6 +6,7 @@ use http::header::ACCEPT;
 use http::{HeaderValue, Method};
 use keelson_api::status::Status;
 
+use crate::aggregation;
 use crate::discovery;
 use crate::negotiate::{self, Negotiated, OBJECT_TYPES, Offers};
 use crate::request::Request;
@@ -29,6 +30,9 @@ const DEPRECATED: [(&str, &str); 2] = [
 
 /// Serves a request that passed all filters.
 pub async fn dispatch(server: &Arc<Server>, request: Request) -> Response {
+    if let Some(remote) = server.aggregation.route(&request) {
+        return aggregation::proxy::serve(server, request, &remote).await;
+    }
     let agreed = request
         .negotiate(Offers::Objects)
         .unwrap_or(Negotiated::JSON);
@@ -68,7 +72,7 @@ async fn path(server: &Arc<Server>, request: Request) -> ApiResult<Response> {
         ["version"] => Ok(discovery::paths::version()),
         ["healthz" | "livez" | "readyz", ..] => server.health.answer(&path, &request.query).await,
         ["metrics"] => Ok(discovery::paths::metrics(server)),
-        ["openapi", ..] => server.documents.load().openapi(&request, &segments[1..]),
+        ["openapi", ..] => discovery::openapi(server, request, &segments[1..]).await,
         [".well-known", "openid-configuration"] => {
             Ok(discovery::paths::openid_configuration(server))
         }

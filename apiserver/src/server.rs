@@ -13,6 +13,7 @@ use keelson_storage::{Cache, Store};
 use tokio_util::sync::CancellationToken;
 
 use crate::addresses::Addresses;
+use crate::aggregation::Aggregation;
 use crate::audit::Auditor;
 use crate::discovery::Documents;
 use crate::filters::{self, Limits};
@@ -56,6 +57,8 @@ pub struct Server {
     pub addresses: Addresses,
     /// Connections to kubelets and other backends.
     pub backends: Backends,
+    /// Who else serves a part of the API.
+    pub aggregation: Aggregation,
     /// Discovery documents; replaced when custom resources come and go.
     pub documents: ArcSwap<Documents>,
     /// Bounds on requests in flight.
@@ -96,6 +99,8 @@ pub struct Steps {
     pub rbac: Step,
     /// The priority classes are stored.
     pub priority_classes: Step,
+    /// What this server serves is registered.
+    pub registration: Step,
     /// Everything else that every cluster has is stored.
     pub system_objects: Step,
 }

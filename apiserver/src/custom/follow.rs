@@ -1,6 +1,6 @@
 //! The loop that follows the definitions: sets their conditions, serves what is accepted, and stops serving what is gone.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,9 +15,10 @@ use keelson_storage::{
 };
 use serde_json::Value;
 
+use crate::aggregation::priorities::rank;
 use crate::custom::convert::Converter;
 use crate::custom::{self, DEFINITIONS, cleanup, conditions};
-use crate::discovery::Documents;
+use crate::discovery;
 use crate::field_owner::Owner;
 use crate::resources::Resource;
 use crate::server::Server;
@@ -126,8 +127,9 @@ impl Follower {
             all[at] = new;
         }
         changed |= self.forget(server, &all);
+        server.aggregation.registrar.set_custom(&served(&all));
         if changed {
-            self.publish(server);
+            discovery::publish(server);
         }
         for (new, old) in writes {
             write(server, &resource, new, &old).await;
@@ -201,16 +203,11 @@ impl Follower {
             let (a, b) = (&a.kind, &b.kind);
             a.group
                 .cmp(&b.group)
-                .then_with(|| version_priority(&b.version).cmp(&version_priority(&a.version)))
+                .then_with(|| rank(&b.version).cmp(&rank(&a.version)))
                 .then_with(|| a.version.cmp(&b.version))
                 .then_with(|| a.plural.cmp(&b.plural))
         });
         server.resources.set_custom(all);
-    }
-
-    fn publish(&self, server: &Server) {
-        let documents = Documents::new(&server.resources.all(), &server.options);
-        server.documents.store(Arc::new(documents));
     }
 
     /// Starts to delete the objects of definitions that are being deleted.
@@ -273,51 +270,15 @@ async fn write(server: &Server, resource: &Resource, mut new: Value, old: &Value
     }
 }
 
-/// How high a version ranks: `v2` above `v1`, releases above betas above alphas above everything else.
-fn version_priority(version: &str) -> (u8, u64, u64) {
-    let numbers = |text: &str| -> Option<(u8, u64, u64)> {
-        let rest = text.strip_prefix('v')?;
-        let digits = rest
-            .find(|c: char| !c.is_ascii_digit())
-            .unwrap_or(rest.len());
-        let major = rest[..digits].parse().ok()?;
-        match &rest[digits..] {
-            "" => Some((3, major, 0)),
-            stage => {
-                let (rank, minor) = match stage.strip_prefix("beta") {
-                    Some(minor) => (2, minor),
-                    None => (1, stage.strip_prefix("alpha")?),
-                };
-                Some((
-                    rank,
-                    major,
-                    if minor.is_empty() {
-                        0
-                    } else {
-                        minor.parse().ok()?
-                    },
-                ))
-            }
-        }
-    };
-    numbers(version).unwrap_or((0, 0, 0))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn releases_rank_above_betas() {
-        let mut versions = [
-            "v1alpha1", "v1", "foo", "v10", "v2beta1", "v2", "v1beta2", "v1beta1",
-        ];
-        versions.sort_by_key(|v| std::cmp::Reverse(version_priority(v)));
-        assert_eq!(
-            versions,
-            [
-                "v10", "v2", "v1", "v2beta1", "v1beta2", "v1beta1", "v1alpha1", "foo"
-            ]
-        );
-    }
+/// The group versions that definitions serve.
+fn served(all: &[Value]) -> BTreeSet<(String, String)> {
+    all.iter()
+        .flat_map(|crd| {
+            let versions = crd
+                .items("spec.versions")
+                .iter()
+                .filter(|v| v.flag("served"));
+            versions.map(|v| (crd.text("spec.group").to_owned(), v.text("name").to_owned()))
+        })
+        .collect()
 }

@@ -1,10 +1,14 @@
 //! What the server says about itself: groups, versions and resources, aggregated or plain.
 //!
-//! The documents follow from the kinds table and are built once.
+//! The documents follow from the kinds table, the custom resources and what other servers say of themselves; they are
+//! built anew when one of them changes.
 
+pub mod legacy;
 pub mod paths;
 pub mod schemas;
 
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
 use std::sync::Arc;
 
@@ -17,11 +21,15 @@ use keelson_schema::openapi;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha512};
 
+use crate::aggregation::priorities::{self, rank};
+use crate::aggregation::registration::Registration;
+use crate::aggregation::{self, Shown};
 use crate::negotiate::{Negotiated, Offers, aggregated_discovery};
 use crate::options::Options;
 use crate::request::Request;
 use crate::resources::Resource;
 use crate::response::{self, ApiResult, Response};
+use crate::server::Server;
 
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 
@@ -36,60 +44,53 @@ pub struct Documents {
     groups: Vec<Value>,
     /// `APIResourceList`s by `group/version`.
     lists: Vec<(String, Value)>,
+    /// Group versions of other servers.
+    elsewhere: Vec<String>,
     openapi: openapi::Documents,
+    /// OpenAPI v3 documents of other servers: by path, their URL and the group version of who has them.
+    foreign: BTreeMap<String, (Value, (String, String))>,
+}
+
+/// A version of a group, with its place.
+struct Version {
+    group: String,
+    version: String,
+    group_priority: i64,
+    version_priority: i64,
+    /// As aggregated discovery has it.
+    item: Value,
+}
+
+impl Version {
+    /// The order of versions in a group.
+    fn place(&self) -> (Reverse<i64>, Reverse<(u8, u64, u64)>, &str) {
+        (
+            Reverse(self.version_priority),
+            Reverse(rank(&self.version)),
+            &self.version,
+        )
+    }
 }
 
 impl Documents {
-    /// Builds the documents of these resources.
-    pub fn new(resources: &[Arc<Resource>], options: &Options) -> Self {
-        let mut groups: Vec<(&str, Vec<&str>)> = Vec::new();
-        for resource in resources {
-            let kind = &resource.kind;
-            match groups.iter_mut().find(|(g, _)| *g == kind.group) {
-                Some((_, versions)) if versions.contains(&&*kind.version) => {}
-                Some((_, versions)) => versions.push(&kind.version),
-                None => groups.push((&kind.group, vec![&kind.version])),
-            }
-        }
-        let of = |group: &str, version: &str| -> Vec<&Kind> {
-            let mut kinds: Vec<&Kind> = resources
-                .iter()
-                .map(|r| &*r.kind)
-                .filter(|k| k.group == group && k.version == version)
-                .collect();
-            kinds.sort_by(|a, b| a.plural.cmp(&b.plural));
-            kinds
-        };
-        let aggregate = |core: bool| {
-            let items: Vec<Value> = groups
-                .iter()
-                .filter(|(g, _)| g.is_empty() == core)
-                .map(|(group, versions)| {
-                    let metadata = if core { json!({}) } else { json!({"name": group}) };
-                    let versions: Vec<Value> = versions
-                        .iter()
-                        .map(|version| {
-                            let resources: Vec<Value> = of(group, version).into_iter().map(aggregated_resource).collect();
-                            json!({"version": version, "resources": resources, "freshness": "Current"})
-                        })
-                        .collect();
-                    json!({"metadata": metadata, "versions": versions})
-                })
-                .collect();
-            with_etag(
-                &json!({"kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": items}),
-            )
-        };
+    /// Builds the documents of these resources and of what other servers serve.
+    pub fn new(
+        resources: &[Arc<Resource>],
+        registered: &[Arc<Registration>],
+        shown: &[Shown],
+        options: &Options,
+    ) -> Self {
+        let local = by_version(resources);
+        let versions = versions(&local, registered, shown);
         let address = match options.advertise_address {
             std::net::IpAddr::V6(ip) => format!("[{ip}]:{}", options.secure_port),
             ip => format!("{ip}:{}", options.secure_port),
         };
-        let lists = groups
+        let lists = local
             .iter()
-            .flat_map(|(group, versions)| versions.iter().map(move |v| (*group, *v)))
-            .map(|(group, version)| {
+            .map(|((group, version), kinds)| {
                 let name = group_version(group, version);
-                let resources: Vec<Value> = of(group, version).into_iter().flat_map(plain_resources).collect();
+                let resources: Vec<Value> = kinds.iter().copied().flat_map(plain_resources).collect();
                 let mut list = json!({"kind": "APIResourceList", "groupVersion": name, "resources": resources});
                 if !group.is_empty() {
                     // The oldest version's list never said its own.
@@ -98,24 +99,29 @@ impl Documents {
                 (name, list)
             })
             .collect();
+        let mut specifications: Vec<&Shown> = shown.iter().collect();
+        specifications.sort_by_key(|s| Reverse(s.registration.group_priority));
+        let specifications = specifications.iter().filter_map(|s| s.found.v2.clone());
         Documents {
             versions: json!({
                 "kind": "APIVersions",
                 "versions": ["v1"],
                 "serverAddressByClientCIDRs": [{"clientCIDR": "0.0.0.0/0", "serverAddress": address}],
             }),
-            aggregated_core: aggregate(true),
-            aggregated_groups: aggregate(false),
-            groups: groups
-                .iter()
-                .filter(|(g, _)| !g.is_empty())
-                .map(|(g, v)| group_value(g, v))
-                .collect(),
+            aggregated_core: aggregated(&versions, true),
+            aggregated_groups: aggregated(&versions, false),
+            groups: groups(&versions),
             lists,
+            elsewhere: shown
+                .iter()
+                .map(|s| group_version(&s.registration.group, &s.registration.version))
+                .collect(),
             openapi: openapi::Documents::new(
                 GIT_VERSION,
                 resources.iter().map(|r| schemas::resource(r)).collect(),
-            ),
+            )
+            .with_foreign(specifications.collect()),
+            foreign: foreign(shown),
         }
     }
 
@@ -162,11 +168,6 @@ impl Documents {
         self.plain(request, &list.1)
     }
 
-    /// `/openapi/…`.
-    pub fn openapi(&self, request: &Request, rest: &[&str]) -> ApiResult<Response> {
-        schemas::answer(&self.openapi, request, rest)
-    }
-
     /// The paths of all groups and versions, for the index.
     pub fn paths(&self) -> Vec<String> {
         let mut paths = vec!["/api".to_owned(), "/apis".to_owned()];
@@ -183,6 +184,9 @@ impl Documents {
                 format!("/api/{name}")
             }
         }));
+        paths.extend(self.elsewhere.iter().map(|name| format!("/apis/{name}")));
+        paths.sort();
+        paths.dedup();
         paths
     }
 
@@ -190,6 +194,187 @@ impl Documents {
         let agreed: Negotiated = request.negotiate(Offers::Objects)?;
         Ok(response::object(&agreed, 200, document))
     }
+}
+
+/// Makes the documents anew.
+pub fn publish(server: &Server) {
+    // One at a time, so that the newest state is what stays.
+    let _publishing = server.aggregation.publishing.lock();
+    let documents = Documents::new(
+        &server.resources.all(),
+        &server.aggregation.registered(),
+        &server.aggregation.shown(),
+        &server.options,
+    );
+    server.documents.store(Arc::new(documents));
+}
+
+/// Answers `/openapi/…`; documents of other servers are fetched from there.
+pub async fn openapi(server: &Arc<Server>, request: Request, rest: &[&str]) -> ApiResult<Response> {
+    let documents = server.documents.load_full();
+    match rest {
+        ["v3"] => {
+            let mut index = documents.openapi.v3_index();
+            for (path, (url, _)) in &documents.foreign {
+                if index["paths"].get(path).is_none() {
+                    index["paths"][path] = url.clone();
+                }
+            }
+            Ok(response::json(200, &index))
+        }
+        ["v3", path @ ..] => {
+            let path = path.join("/");
+            let elsewhere = documents.foreign.get(&path);
+            if let Some((_, (group, version))) = elsewhere
+                && !documents.openapi.has_v3(&path)
+                && let Some(remote) = server.aggregation.remote(group, version)
+            {
+                return Ok(aggregation::proxy::serve(server, request, &remote).await);
+            }
+            schemas::answer(&documents.openapi, &request, rest)
+        }
+        _ => schemas::answer(&documents.openapi, &request, rest),
+    }
+}
+
+/// The resources by group and version, in the order they are served in.
+fn by_version(resources: &[Arc<Resource>]) -> Vec<((&str, &str), Vec<&Kind>)> {
+    let mut found: Vec<((&str, &str), Vec<&Kind>)> = Vec::new();
+    let mut at: HashMap<(&str, &str), usize> = HashMap::new();
+    for resource in resources {
+        let kind = &*resource.kind;
+        let key = (&*kind.group, &*kind.version);
+        let at = *at.entry(key).or_insert_with(|| {
+            found.push((key, Vec::new()));
+            found.len() - 1
+        });
+        found[at].1.push(kind);
+    }
+    for (_, kinds) in &mut found {
+        kinds.sort_by(|a, b| a.plural.cmp(&b.plural));
+    }
+    found
+}
+
+/// Every version of every group: this server's own, unless another one is to serve them, and other servers'.
+fn versions(
+    local: &[((&str, &str), Vec<&Kind>)],
+    registered: &[Arc<Registration>],
+    shown: &[Shown],
+) -> Vec<Version> {
+    let known: HashMap<(&str, &str), &Registration> = registered
+        .iter()
+        .map(|r| ((r.group.as_str(), r.version.as_str()), &**r))
+        .collect();
+    let mut all: Vec<Version> = local
+        .iter()
+        .filter(|(key, _)| known.get(key).is_none_or(|r| r.service.is_none()))
+        .map(|((group, version), kinds)| {
+            let (group_priority, version_priority) = known.get(&(*group, *version)).map_or_else(
+                || priorities::of(group, version),
+                |r| (r.group_priority, r.version_priority),
+            );
+            let resources: Vec<Value> = kinds.iter().copied().map(aggregated_resource).collect();
+            Version {
+                group: (*group).to_owned(),
+                version: (*version).to_owned(),
+                group_priority,
+                version_priority,
+                item: json!({"version": version, "resources": resources, "freshness": "Current"}),
+            }
+        })
+        .collect();
+    all.extend(shown.iter().map(|shown| {
+        let registration = &shown.registration;
+        let freshness = if shown.found.stale {
+            "Stale"
+        } else {
+            "Current"
+        };
+        let version = shown.found.version.clone();
+        let mut item = version.unwrap_or_else(|| json!({"version": registration.version}));
+        item["freshness"] = freshness.into();
+        Version {
+            group: registration.group.clone(),
+            version: registration.version.clone(),
+            group_priority: registration.group_priority,
+            version_priority: registration.version_priority,
+            item,
+        }
+    }));
+    all
+}
+
+/// The list of aggregated discovery, of the core group or of all others.
+fn aggregated(versions: &[Version], core: bool) -> (Vec<u8>, String) {
+    let mut groups: BTreeMap<&str, Vec<&Version>> = BTreeMap::new();
+    for version in versions.iter().filter(|v| v.group.is_empty() == core) {
+        groups.entry(&version.group).or_default().push(version);
+    }
+    let mut groups: Vec<(&str, Vec<&Version>)> = groups.into_iter().collect();
+    groups.sort_by_key(|(_, versions)| Reverse(versions.iter().map(|v| v.group_priority).max()));
+    let items: Vec<Value> = groups
+        .into_iter()
+        .map(|(group, mut versions)| {
+            versions.sort_by(|a, b| a.place().cmp(&b.place()));
+            let metadata = if core {
+                json!({})
+            } else {
+                json!({"name": group})
+            };
+            let versions: Vec<&Value> = versions.iter().map(|v| &v.item).collect();
+            json!({"metadata": metadata, "versions": versions})
+        })
+        .collect();
+    with_etag(
+        &json!({"kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": items}),
+    )
+}
+
+/// `APIGroup`s in their order.
+fn groups(versions: &[Version]) -> Vec<Value> {
+    let mut versions: Vec<&Version> = versions.iter().filter(|v| !v.group.is_empty()).collect();
+    versions.sort_by(|a, b| {
+        let place = |v: &Version| {
+            (
+                Reverse(v.group_priority),
+                format!("{}.{}", v.version, v.group),
+            )
+        };
+        place(a).cmp(&place(b))
+    });
+    let mut groups: Vec<(&str, Vec<&Version>)> = Vec::new();
+    for version in versions {
+        match groups.iter_mut().find(|(group, _)| *group == version.group) {
+            Some((_, versions)) => versions.push(version),
+            None => groups.push((&version.group, vec![version])),
+        }
+    }
+    groups
+        .into_iter()
+        .map(|(group, mut versions)| {
+            versions.sort_by(|a, b| a.place().cmp(&b.place()));
+            let versions: Vec<&str> = versions.iter().map(|v| v.version.as_str()).collect();
+            group_value(group, &versions)
+        })
+        .collect()
+}
+
+/// OpenAPI v3 documents of other servers.
+fn foreign(shown: &[Shown]) -> BTreeMap<String, (Value, (String, String))> {
+    let mut found = BTreeMap::new();
+    for shown in shown {
+        let registration = &shown.registration;
+        let owner = (registration.group.clone(), registration.version.clone());
+        let own = registration.root();
+        for (path, url) in shown.found.v3.iter() {
+            let is_own = path == own.trim_start_matches('/');
+            if is_own || !found.contains_key(path) {
+                found.insert(path.clone(), (url.clone(), owner.clone()));
+            }
+        }
+    }
+    found
 }
 
 fn group_version(group: &str, version: &str) -> String {

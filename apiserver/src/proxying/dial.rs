@@ -13,7 +13,9 @@ use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
+use super::target::authority;
 use crate::body::Body;
 
 /// How long a connection may take to be made.
@@ -23,7 +25,7 @@ const CONNECT: Duration = Duration::from_secs(10);
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
     /// No connection.
-    #[error("dial tcp {address}: {source}")]
+    #[error("dial tcp {address}: {}", connecting(source))]
     Connect {
         /// host:port.
         address: String,
@@ -44,30 +46,24 @@ pub enum DialError {
     Http(#[from] hyper::Error),
 }
 
+/// What went wrong with connecting, in the words that clients look for.
+fn connecting(e: &std::io::Error) -> String {
+    match e.kind() {
+        std::io::ErrorKind::ConnectionRefused => "connect: connection refused".to_owned(),
+        std::io::ErrorKind::HostUnreachable => "connect: no route to host".to_owned(),
+        _ => e.to_string(),
+    }
+}
+
 /// Opens a connection that one request can be sent by.
 pub async fn dial(
     host: &str,
     port: u16,
     tls: Option<&Arc<ClientConfig>>,
 ) -> Result<SendRequest<Body>, DialError> {
-    let address = if host.contains(':') {
-        format!("[{host}]:{port}")
-    } else {
-        format!("{host}:{port}")
-    };
-    let stream = match tokio::time::timeout(CONNECT, TcpStream::connect((host, port))).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(source)) => return Err(DialError::Connect { address, source }),
-        Err(_) => return Err(DialError::Timeout(address)),
-    };
-    stream
-        .set_nodelay(true)
-        .map_err(|source| DialError::Connect {
-            address: address.clone(),
-            source,
-        })?;
     match tls {
         None => {
+            let stream = tcp_stream(host, port).await?;
             let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
             drive(connection.with_upgrades());
             Ok(sender)
@@ -75,11 +71,7 @@ pub async fn dial(
         Some(config) => {
             let name = ServerName::try_from(host.to_owned())
                 .map_err(|_| DialError::ServerName(host.to_owned()))?;
-            let connecting = TlsConnector::from(config.clone()).connect(name, stream);
-            let stream = tokio::time::timeout(CONNECT, connecting)
-                .await
-                .map_err(|_| DialError::Timeout(address))?
-                .map_err(DialError::Tls)?;
+            let stream = tls_stream(host, port, name, config).await?;
             let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
             drive(connection.with_upgrades());
             Ok(sender)
@@ -87,8 +79,36 @@ pub async fn dial(
     }
 }
 
+async fn tcp_stream(host: &str, port: u16) -> Result<TcpStream, DialError> {
+    let address = authority(host, port);
+    let stream = match tokio::time::timeout(CONNECT, TcpStream::connect((host, port))).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(source)) => return Err(DialError::Connect { address, source }),
+        Err(_) => return Err(DialError::Timeout(address)),
+    };
+    match stream.set_nodelay(true) {
+        Ok(()) => Ok(stream),
+        Err(source) => Err(DialError::Connect { address, source }),
+    }
+}
+
+/// Opens a connection to a server that has a certificate for a name of its own.
+pub async fn tls_stream(
+    host: &str,
+    port: u16,
+    name: ServerName<'static>,
+    tls: &Arc<ClientConfig>,
+) -> Result<TlsStream<TcpStream>, DialError> {
+    let stream = tcp_stream(host, port).await?;
+    let connecting = TlsConnector::from(tls.clone()).connect(name, stream);
+    tokio::time::timeout(CONNECT, connecting)
+        .await
+        .map_err(|_| DialError::Timeout(authority(host, port)))?
+        .map_err(DialError::Tls)
+}
+
 /// Runs a connection until it ends; what goes wrong reaches whoever reads the answer.
-fn drive(connection: impl Future<Output = Result<(), hyper::Error>> + Send + 'static) {
+pub fn drive(connection: impl Future<Output = Result<(), hyper::Error>> + Send + 'static) {
     tokio::spawn(async move {
         if let Err(e) = connection.await {
             tracing::debug!(error = %e, "backend connection ended");
@@ -108,7 +128,7 @@ pub fn kubelet_tls(
         Some(ca) => builder.with_root_certificates(tls::roots(ca)?),
         None => builder
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Unchecked(provider))),
+            .with_custom_certificate_verifier(unchecked(provider)),
     };
     Ok(Arc::new(match certificate {
         Some((cert, key)) => builder.with_client_cert_resolver(ReloadingKey::load(cert, key)?),
@@ -119,6 +139,11 @@ pub fn kubelet_tls(
 /// TLS towards pods and Services, whose certificates nobody vouches for.
 pub fn unchecked_tls() -> Result<Arc<ClientConfig>, TlsError> {
     kubelet_tls(None, None)
+}
+
+/// Takes any certificate.
+pub fn unchecked(provider: Arc<CryptoProvider>) -> Arc<dyn ServerCertVerifier> {
+    Arc::new(Unchecked(provider))
 }
 
 /// Takes any certificate, but checks that the server holds its key.

@@ -63,7 +63,7 @@ pub async fn forward(mut request: Request, target: &Target) -> ApiResult<Respons
 }
 
 /// Answers 101 and joins both connections once the answer is out.
-fn tunnel(
+pub(crate) fn tunnel(
     client: hyper::upgrade::OnUpgrade,
     mut answer: http::Response<hyper::body::Incoming>,
 ) -> Response {
@@ -113,6 +113,12 @@ fn outgoing_headers(request: &Request, target: &Target, switching: bool) -> ApiR
         HOST,
         HeaderValue::from_str(&target.authority()).map_err(bad)?,
     );
+    add_forwarded_for(request, &mut headers);
+    Ok(headers)
+}
+
+/// Says for whom the request is sent on.
+pub(crate) fn add_forwarded_for(request: &Request, headers: &mut HeaderMap) {
     let from = request.peer.address.ip().to_string();
     let chain = match request.header("x-forwarded-for") {
         Some(before) => format!("{before}, {from}"),
@@ -121,10 +127,10 @@ fn outgoing_headers(request: &Request, target: &Target, switching: bool) -> ApiR
     if let Ok(value) = HeaderValue::from_str(&chain) {
         headers.insert(HeaderName::from_static("x-forwarded-for"), value);
     }
-    Ok(headers)
 }
 
-fn strip_hop_by_hop(headers: &mut HeaderMap) {
+/// Takes out what concerns one connection only.
+pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     let named: Vec<String> = headers
         .get_all(CONNECTION)
         .iter()

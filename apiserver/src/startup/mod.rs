@@ -11,6 +11,7 @@ use std::sync::Arc;
 use keelson_admission::service_addresses::Leaks;
 
 use crate::addresses;
+use crate::aggregation;
 use crate::server::Server;
 
 /// Makes the start-up objects and starts what keeps them.
@@ -20,6 +21,8 @@ pub async fn run(server: &Arc<Server>) {
     server.steps.rbac.done();
     bootstrap::priority_classes(server).await;
     server.steps.priority_classes.done();
+    aggregation::register::start(server).await;
+    server.steps.registration.done();
     bootstrap::flow_control(server).await;
     bootstrap::authentication(server).await;
     bootstrap::service_cidr(server).await;

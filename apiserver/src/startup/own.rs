@@ -117,14 +117,61 @@ pub async fn update(server: &Server, id: &str, mut object: Value) -> ApiResult<V
     if keelson_registry::access::same(&object, &old) {
         return Ok(old);
     }
-    let revision: u64 = text(&old, "resourceVersion")
+    write(server, resource, &namespace, &name, object, &old).await
+}
+
+/// Replaces an object's status whose resourceVersion is still the one in `object`.
+pub async fn update_status(server: &Server, id: &str, mut object: Value) -> ApiResult<Value> {
+    let resource = &resource(server, id)?;
+    let name = text(&object, "name").to_owned();
+    let namespace = text(&object, "namespace").to_owned();
+    let old = get(server, id, &namespace, &name)
+        .await?
+        .ok_or_else(|| Status::not_found(resource.qualified(), &name))?;
+    if text(&old, "resourceVersion") != text(&object, "resourceVersion") {
+        return Err(Status::modified(resource.qualified(), &name));
+    }
+    let whole = &*resource.kind.strategy;
+    let strategy = whole.subresource("status").unwrap_or(whole);
+    let user = User::api_server();
+    let context = Context {
+        now: Timestamp::now(),
+        user: context::user(&user),
+        families: &server.options.service_families,
+    };
+    strategy.default(&mut object);
+    Owner {
+        resource,
+        strategy,
+        manager: MANAGER,
+        subresource: "status",
+    }
+    .record(Some(&old), &mut object);
+    rest::before_update(&resource.kind, strategy, &mut object, &old, &context)?;
+    keelson_schema::normalise(&mut object, &resource.ty);
+    keelson_schema::managed_fields::keep_times(&old, &mut object);
+    if keelson_registry::access::same(&object, &old) {
+        return Ok(old);
+    }
+    write(server, resource, &namespace, &name, object, &old).await
+}
+
+async fn write(
+    server: &Server,
+    resource: &Resource,
+    namespace: &str,
+    name: &str,
+    mut object: Value,
+    old: &Value,
+) -> ApiResult<Value> {
+    let revision: u64 = text(old, "resourceVersion")
         .parse()
         .map_err(Status::internal)?;
     let bytes = resource.encode(&object).await?;
-    let fail = |e| from_store(e, resource.qualified(), &name);
+    let fail = |e| from_store(e, resource.qualified(), name);
     let revision = server
         .store
-        .update(&resource.key(&namespace, &name), bytes, revision, None)
+        .update(&resource.key(namespace, name), bytes, revision, None)
         .await
         .map_err(fail)?;
     object["metadata"]["resourceVersion"] = revision.to_string().into();

@@ -3,13 +3,14 @@
 //! They are built from the types' tables when first asked for, and kept compressed. The server lists the resources
 //! and serves the bytes.
 
+mod foreign;
 mod paths;
 mod protobuf;
 mod schemas;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read as _, Write as _};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 
 use flate2::Compression;
 use flate2::read::{GzDecoder, ZlibDecoder};
@@ -17,11 +18,21 @@ use flate2::write::GzEncoder;
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
+pub use foreign::Foreign;
+
 use crate::Schema;
 use schemas::{Dialect, Schemas};
 
 /// Descriptions by type, gathered by the build script.
 static DESCRIPTIONS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptions.json.z"));
+
+/// The digest of what all documents are made of, to go on from.
+static TABLES: LazyLock<Sha256> = LazyLock::new(|| {
+    let mut hasher = Sha256::new();
+    hasher.update(DESCRIPTIONS);
+    hasher.update(schemas::FACTS);
+    hasher
+});
 
 /// A served resource.
 #[derive(Clone, Debug, Default)]
@@ -94,6 +105,7 @@ impl Document {
 #[derive(Debug)]
 pub struct Documents {
     resources: Vec<Resource>,
+    foreign: Vec<Arc<Foreign>>,
     version: String,
     v3: BTreeMap<String, OnceLock<Arc<Document>>>,
     v2_json: OnceLock<Arc<Document>>,
@@ -109,11 +121,19 @@ impl Documents {
             .collect();
         Documents {
             resources,
+            foreign: Vec::new(),
             version: version.to_owned(),
             v3,
             v2_json: OnceLock::new(),
             v2_protobuf: OnceLock::new(),
         }
+    }
+
+    /// Takes the documents of other servers into the v2 document, the most important first.
+    #[must_use]
+    pub fn with_foreign(mut self, foreign: Vec<Arc<Foreign>>) -> Documents {
+        self.foreign = foreign;
+        self
     }
 
     /// The index at `/openapi/v3`.
@@ -130,6 +150,11 @@ impl Documents {
     pub fn v3(&self, path: &str) -> Option<Arc<Document>> {
         let slot = self.v3.get(path)?;
         Some(slot.get_or_init(|| Arc::new(self.build_v3(path))).clone())
+    }
+
+    /// Whether there is such a document.
+    pub fn has_v3(&self, path: &str) -> bool {
+        self.v3.contains_key(path)
     }
 
     /// The document at `/openapi/v2`, as JSON.
@@ -156,10 +181,11 @@ impl Documents {
 
     /// What a document is made of decides its hash, so that the index needs none of them built.
     fn hash(&self, path: &str) -> String {
-        let mut hasher = Sha256::new();
+        let mut hasher = TABLES.clone();
         hasher.update(self.version.as_bytes());
-        hasher.update(DESCRIPTIONS);
-        hasher.update(schemas::FACTS);
+        for foreign in self.foreign.iter().filter(|_| path == "v2") {
+            hasher.update(foreign.tag.as_bytes());
+        }
         for resource in &self.resources {
             if path == "v2" || v3_path(&resource.group, &resource.version) == path {
                 hasher.update(format!("{resource:?}").as_bytes());
@@ -196,14 +222,18 @@ impl Documents {
         let resources: Vec<&Resource> = self.resources.iter().collect();
         let mut schemas = Schemas::new(Schema::builtin(), Dialect::V2, descriptions());
         let paths = paths::paths(&resources, &mut schemas);
-        json!({
+        let mut document = json!({
             "swagger": "2.0",
             "info": { "title": "Kubernetes", "version": self.version },
             "paths": paths,
             "definitions": schemas.finish(),
             "securityDefinitions": { "BearerToken": bearer_token() },
             "security": [{ "BearerToken": [] }]
-        })
+        });
+        for foreign in &self.foreign {
+            foreign.merge_into(&mut document);
+        }
+        document
     }
 
     /// The paths of the v3 documents, sorted.
