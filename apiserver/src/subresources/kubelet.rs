@@ -7,7 +7,7 @@ use http_body_util::BodyExt;
 use keelson_admission::Operation;
 use keelson_api::field::{Error, ErrorList, Path};
 use keelson_api::status::{Qualified, Status};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::body::Body;
 use crate::objects;
@@ -292,9 +292,41 @@ pub async fn connect(
         options: Value::Null,
         dry_run: false,
     };
-    let mut admitted = write.admission(Operation::Connect, None, None);
+    let options = connect_options(request, kind);
+    let mut admitted = write.admission(Operation::Connect, Some(options), None);
     write.admit(&mut admitted).await?;
     write.validate(&mut admitted).await
+}
+
+/// What a connection is asked for, as the object that plugins and webhooks see.
+fn connect_options(request: &Request, kind: &str) -> Value {
+    let mut options = json!({"kind": kind, "apiVersion": "v1"});
+    for flag in ["stdin", "stdout", "stderr", "tty"] {
+        if request.query.flag(flag) {
+            options[flag] = Value::Bool(true);
+        }
+    }
+    for text in ["container", "path"] {
+        if let Some(value) = request.query.get(text).filter(|v| !v.is_empty()) {
+            options[text] = value.into();
+        }
+    }
+    let command: Vec<&str> = request.query.all("command").collect();
+    if !command.is_empty() {
+        options["command"] = command.into();
+    }
+    let ports: Vec<i64> = request
+        .query
+        .all("ports")
+        .filter_map(|port| port.parse().ok())
+        .collect();
+    if !ports.is_empty() {
+        options["ports"] = ports.into();
+    }
+    if kind.ends_with("ProxyOptions") && request.info.parts.len() > 3 {
+        options["path"] = request.info.parts[3..].join("/").into();
+    }
+    options
 }
 
 /// The kubelet of a pod's node. Upstream names the pods' resource where the node is missing.

@@ -10,19 +10,9 @@ const MIRROR: &str = "http://deb.debian.org/debian";
 
 /// A root file system with these packages of the machine's own release, made once: `folder/<name>`.
 pub fn root(folder: &Path, name: &str, packages: &[&str]) -> Result<PathBuf> {
-    root_of(folder, name, packages, None)
-}
-
-/// The same with packages of a release of Debian, by its code name.
-pub fn root_of(
-    folder: &Path,
-    name: &str,
-    packages: &[&str],
-    release: Option<&str>,
-) -> Result<PathBuf> {
     let target = folder.join(name);
     let mark = folder.join(format!("{name}.packages"));
-    let wanted = format!("{} {}", release.unwrap_or_default(), packages.join(" "));
+    let wanted = packages.join(" ");
     if std::fs::read_to_string(&mark).is_ok_and(|text| text == wanted) {
         return Ok(target);
     }
@@ -34,13 +24,8 @@ pub fn root_of(
     // To apt nothing is installed, so that it fetches what the packages depend on too.
     let status = folder.join("status");
     std::fs::write(&status, "")?;
-    let sources = match release {
-        Some(release) => other_release(folder, release)?,
-        None => Vec::new(),
-    };
     let mut download = Command::new("apt-get");
     download
-        .args(&sources)
         .args([
             "install",
             "-y",
@@ -56,7 +41,7 @@ pub fn root_of(
         .env("DEBIAN_FRONTEND", "noninteractive");
     if run(&mut download).is_err() {
         // The lists are missing, or older than what the mirror still has.
-        run(Command::new("apt-get").args(&sources).arg("update"))?;
+        run(Command::new("apt-get").arg("update"))?;
         run(&mut download)?;
     }
     std::fs::create_dir_all(&target)?;
@@ -71,15 +56,19 @@ pub fn root_of(
     Ok(target)
 }
 
-/// Options with which apt knows a release of Debian, and only that, with lists of its own.
-fn other_release(folder: &Path, release: &str) -> Result<Vec<String>> {
+/// The upstream sources of a package as a release of Debian has them, unpacked, without Debian's changes: `folder/<package>-source`.
+pub fn source(folder: &Path, release: &str, package: &str) -> Result<PathBuf> {
+    let target = folder.join(format!("{package}-source"));
+    if target.exists() {
+        return Ok(target);
+    }
     let own = folder.join(release);
     std::fs::create_dir_all(own.join("lists/partial"))?;
     let list = own.join("sources.list");
     let keys = "/usr/share/keyrings/debian-archive-keyring.gpg";
     std::fs::write(
         &list,
-        format!("deb [signed-by={keys}] {MIRROR} {release} main\n"),
+        format!("deb-src [signed-by={keys}] {MIRROR} {release} main\n"),
     )?;
     let options = [
         format!("Dir::Etc::sourcelist={}", list.display()),
@@ -88,10 +77,41 @@ fn other_release(folder: &Path, release: &str) -> Result<Vec<String>> {
         format!("Dir::Cache={}", own.display()),
         "APT::Sandbox::User=root".into(),
     ];
-    Ok(options
-        .into_iter()
-        .flat_map(|option| ["-o".into(), option])
-        .collect())
+    let apt = || {
+        let mut command = Command::new("apt-get");
+        command.current_dir(&own);
+        for option in &options {
+            command.args(["-o", option]);
+        }
+        command
+    };
+    run(apt().arg("update"))?;
+    // apt checks the archives against the release's signed lists.
+    run(apt().args(["source", "--download-only", package]))?;
+    let unpacked = folder.join(format!("{package}-unpacked"));
+    if unpacked.exists() {
+        std::fs::remove_dir_all(&unpacked)?;
+    }
+    std::fs::create_dir_all(&unpacked)?;
+    let archive = std::fs::read_dir(&own)?
+        .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+        .find(|path| {
+            path.file_name()
+                .and_then(|name| name.to_str())
+                .is_some_and(|name| {
+                    name.starts_with(&format!("{package}_"))
+                        && name.contains(".orig.tar.")
+                        && !name.ends_with(".asc")
+                })
+        })
+        .with_context(|| format!("apt fetched no sources of {package}"))?;
+    run(Command::new("tar")
+        .args(["--strip-components=1", "-xf"])
+        .arg(&archive)
+        .arg("-C")
+        .arg(&unpacked))?;
+    std::fs::rename(&unpacked, &target)?;
+    Ok(target)
 }
 
 /// What an image needs of no package: documentation, translations, the package manager, Perl, Python.

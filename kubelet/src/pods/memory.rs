@@ -51,6 +51,15 @@ pub struct Probed {
     pub readiness: Option<bool>,
 }
 
+/// How far the replacement of a container with a changed spec is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Replacement {
+    /// The old one is being stopped.
+    Stopping,
+    /// The old one ended at this time.
+    Ended(Timestamp),
+}
+
 /// Progress of one container.
 #[derive(Debug, Clone, Default)]
 pub struct Progress {
@@ -72,6 +81,8 @@ pub struct Progress {
     pub pull_backoff: Backoff,
     /// To be stopped though the pod goes on.
     pub doom: Option<Doom>,
+    /// It is being stopped, or was at this time, to be started again by a changed spec.
+    pub replacement: Option<Replacement>,
     /// Probe results of the running attempt.
     pub probed: Probed,
     /// Attempt whose postStart hook has ended.

@@ -12,19 +12,23 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use keelson_runtime::recorder::Kind;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::containers::{self, Item};
-use super::memory::{Memory, Stage, Verdict};
+use super::memory::{Memory, Replacement, Stage, Verdict};
 use super::{plan, status};
 use crate::clock;
 use crate::host::Host;
 use crate::images::fetch;
 use crate::probes::prober;
 use crate::runtime::{ContainerRef, Image, PodRef, SandboxStatus};
+
+/// How long a replaced container may be gone before the API hears of it.
+const REPLACEMENT: Duration = Duration::from_secs(1);
 
 /// What is wanted of a pod.
 #[derive(Debug, Clone)]
@@ -175,7 +179,10 @@ impl Worker {
                 max_backoff: self.host.max_backoff(),
                 now: self.host.clock.now(),
             });
-            self.publish(&pod, &items, sandbox.as_ref(), &desired);
+            let held = self.held();
+            if held.is_none() {
+                self.publish(&pod, &items, sandbox.as_ref(), &desired);
+            }
             if !plan.steps.is_empty() {
                 for step in plan.steps {
                     self.perform(step, &pod, &items, sandbox.as_ref()).await;
@@ -196,6 +203,7 @@ impl Worker {
                 plan.wake,
                 token_due.filter(|_| self.memory.stage == Stage::Running),
                 self.memory.resize_retry,
+                held,
             ]
             .into_iter()
             .flatten()
@@ -272,6 +280,24 @@ impl Worker {
             .and_then(|s| s.termination_grace_period_seconds)
             .unwrap_or(30);
         Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
+    }
+
+    /// While a container with a changed spec is replaced, nothing is said for a moment: it stays ready to the API if the new
+    /// one comes up at once, as with upstream, which looks at its containers once a second. Returns until when.
+    fn held(&self) -> Option<Timestamp> {
+        if self.memory.stage != Stage::Running {
+            return None;
+        }
+        let now = self.host.clock.now();
+        self.memory
+            .progress
+            .values()
+            .filter_map(|progress| match progress.replacement {
+                Some(Replacement::Ended(at)) => Some(clock::after(at, REPLACEMENT)),
+                _ => None,
+            })
+            .max()
+            .filter(|until| *until > now)
     }
 
     fn publish(

@@ -235,7 +235,7 @@ fn object(
             let mut schema = (**custom).clone();
             if let Value::Object(schema) = &mut schema {
                 if let Some(Value::Object(properties)) = schema.get_mut("properties") {
-                    properties.insert("metadata".to_owned(), schemas.meta("ObjectMeta"));
+                    properties.insert("metadata".to_owned(), schemas.object_meta());
                 }
                 schema.insert(
                     "x-kubernetes-group-version-kind".to_owned(),

@@ -100,6 +100,20 @@ impl<'s> Schemas<'s> {
         self.reference(&format!("{META}.{name}"))
     }
 
+    /// What stands for `metadata` in a custom resource.
+    pub(super) fn object_meta(&mut self) -> Value {
+        let text = "Standard object's metadata. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#metadata";
+        let mut reference = self.meta("ObjectMeta");
+        match self.dialect {
+            Dialect::V2 => {
+                reference["description"] = json!(text);
+                reference
+            }
+            // What stands beside a reference is not read there.
+            Dialect::V3 => json!({"description": text, "allOf": [reference]}),
+        }
+    }
+
     /// A reference to a schema that is given as it is.
     pub(super) fn custom(&mut self, name: &str, schema: Value) -> Value {
         self.done.insert(name.to_owned(), schema);

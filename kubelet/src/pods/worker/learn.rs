@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::watch;
 
 use super::super::containers::{self, Item};
-use super::super::memory::{Doom, ImageProgress, Stage};
+use super::super::memory::{Doom, ImageProgress, Probed, Replacement, Stage};
 use super::super::{start, termination};
 use super::{Probes, Worker};
 use crate::probes::prober::{self, Prober};
@@ -38,6 +38,7 @@ impl Worker {
                     });
             }
         }
+        let now = self.host.clock.now();
         for item in items {
             let Some(found) = containers::latest(sandbox, item.name()) else {
                 continue;
@@ -47,10 +48,16 @@ impl Worker {
                 && Some(found.image.as_str()) != item.container.image.as_deref()
                 && !found.image.is_empty();
             let progress = self.memory.container(item.name());
+            if running && progress.doom.is_none() {
+                progress.replacement = None;
+            }
             if !running {
+                if progress.replacement == Some(Replacement::Stopping) {
+                    progress.replacement = Some(Replacement::Ended(now));
+                }
                 progress.doom = None;
                 progress.stopping = None;
-                progress.probed = super::super::memory::Probed::default();
+                progress.probed = Probed::default();
             } else if changed && progress.doom.is_none() {
                 progress.doom = Some(Doom {
                     message: format!(
@@ -59,6 +66,7 @@ impl Worker {
                     ),
                     grace: None,
                 });
+                progress.replacement = Some(Replacement::Stopping);
                 progress.image = ImageProgress::Unknown;
             }
         }
