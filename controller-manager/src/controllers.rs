@@ -152,8 +152,17 @@ pub const ALL: &[Controller] = &[
         name: "statefulset-controller",
         account: "statefulset-controller",
         on_by_default: true,
-        reads: &["statefulsets", "controllerrevisions", "pods"],
-        owns: &["statefulsets/status", "pods:of-statefulsets"],
+        reads: &[
+            "statefulsets",
+            "controllerrevisions",
+            "pods",
+            "persistentvolumeclaims",
+        ],
+        owns: &[
+            "statefulsets/status",
+            "pods:of-statefulsets",
+            "persistentvolumeclaims:of-statefulsets",
+        ],
         start: crate::statefulset::start,
     },
     Controller {
@@ -327,6 +336,14 @@ pub const ALL: &[Controller] = &[
         reads: &["nodes"],
         owns: &["nodes:ttl"],
         start: crate::ttl::start,
+    },
+    Controller {
+        name: "horizontal-pod-autoscaler-controller",
+        account: "horizontal-pod-autoscaler",
+        on_by_default: true,
+        reads: &["horizontalpodautoscalers", "pods"],
+        owns: &["horizontalpodautoscalers/status", "*/scale"],
+        start: crate::autoscaler::start,
     },
 ];
 

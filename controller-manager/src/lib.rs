@@ -16,6 +16,7 @@ pub mod pod_control;
 pub mod pod_index;
 pub mod revision;
 
+pub mod autoscaler;
 pub mod certificates;
 pub mod cluster_role_aggregation;
 pub mod cronjob;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::core::v1::{
@@ -15,8 +16,12 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use keelson_runtime::{Informers, client};
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, PropagationPolicy};
+use kube::api::{
+    ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams,
+    PostParams, PropagationPolicy,
+};
 use kube::{Api, Client, ResourceExt};
 use kube_apiserver::testing::TestServer;
 use kube_controller_manager::identity::Identities;
@@ -157,7 +162,7 @@ async fn play_node(client: Client) {
                 address += 1;
                 let ends = spec.restart_policy.as_deref() != Some("Always");
                 let ip = format!("10.244.0.{address}");
-                let status = json!({"status": {"phase": if ends { "Succeeded" } else { "Running" }, "podIP": ip, "podIPs": [{"ip": ip}],
+                let status = json!({"status": {"phase": if ends { "Succeeded" } else { "Running" }, "podIP": ip, "podIPs": [{"ip": ip}], "startTime": now,
                     "conditions": [{"type": "Ready", "status": if ends { "False" } else { "True" }, "lastTransitionTime": now}]}});
                 let _ = api
                     .patch_status(&name, &PatchParams::default(), &Patch::Merge(status))
@@ -507,6 +512,135 @@ async fn claims_are_bound_protected_and_let_go() {
         (phase("fit").await? == "Released").then_some(())
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn claims_of_a_stateful_set_go_as_its_policy_says() {
+    let cluster = start().await;
+    let client = &cluster.client;
+    let labels = json!({"app": "db"});
+    let set = json!({"metadata": {"name": "db"}, "spec": {"replicas": 2, "serviceName": "db", "selector": {"matchLabels": labels},
+        "persistentVolumeClaimRetentionPolicy": {"whenScaled": "Delete", "whenDeleted": "Delete"}, "ordinals": {"start": 4},
+        "template": {"metadata": {"labels": labels}, "spec": {"terminationGracePeriodSeconds": 0, "containers": [{"name": "c", "image": "v1"}]}},
+        "volumeClaimTemplates": [{"metadata": {"name": "data"}, "spec": {"accessModes": ["ReadWriteOnce"],
+            "resources": {"requests": {"storage": "1Gi"}}}}]}});
+    let api = Api::<StatefulSet>::namespaced(client.clone(), "default");
+    let claims = Api::<PersistentVolumeClaim>::namespaced(client.clone(), "default");
+    create(&api, set).await;
+    until("claims that the set owns", || async {
+        let mut owned = true;
+        for name in ["data-db-4", "data-db-5"] {
+            let owners = claims.get(name).await.ok()?.metadata.owner_references?;
+            owned &= owners.len() == 1 && owners[0].kind == "StatefulSet";
+        }
+        owned.then_some(())
+    })
+    .await;
+    let pods = Api::<Pod>::namespaced(client.clone(), "default");
+    let evicted = pods.get("db-4").await.unwrap().metadata.uid;
+    let failed = json!({"status": {"phase": "Failed", "reason": "Evicted"}});
+    pods.patch_status("db-4", &PatchParams::default(), &Patch::Merge(failed))
+        .await
+        .unwrap();
+    until("the evicted pod's successor", || async {
+        let pod = pods.get("db-4").await.ok()?;
+        (pod.metadata.uid != evicted && pod.status?.phase? == "Running").then_some(())
+    })
+    .await;
+    let one = json!({"spec": {"replicas": 1}});
+    api.patch("db", &PatchParams::default(), &Patch::Merge(one))
+        .await
+        .unwrap();
+    until("the claim of the last pod to go", || async {
+        matches!(claims.get_opt("data-db-5").await, Ok(None)).then_some(())
+    })
+    .await;
+    assert!(claims.get_opt("data-db-4").await.unwrap().is_some());
+    api.delete("db", &DeleteParams::default()).await.unwrap();
+    until("the other claim to go", || async {
+        matches!(claims.get_opt("data-db-4").await, Ok(None)).then_some(())
+    })
+    .await;
+}
+
+/// Makes a resource of the API of metrics out of thin air: what a test puts there is what is measured.
+async fn play_metrics(client: &Client) -> Api<DynamicObject> {
+    let schema = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
+    let definition = json!({"metadata": {"name": "pods.metrics.k8s.io", "annotations": {"api-approved.kubernetes.io": "unapproved, a test"}},
+        "spec": {"group": "metrics.k8s.io", "scope": "Namespaced", "names": {"plural": "pods", "kind": "PodMetrics"},
+            "versions": [{"name": "v1beta1", "served": true, "storage": true, "schema": {"openAPIV3Schema": schema}}]}});
+    create(
+        &Api::<CustomResourceDefinition>::all(client.clone()),
+        definition,
+    )
+    .await;
+    let kind = GroupVersionKind::gvk("metrics.k8s.io", "v1beta1", "PodMetrics");
+    let resource = ApiResource::from_gvk_with_plural(&kind, "pods");
+    let api = Api::<DynamicObject>::namespaced_with(client.clone(), "default", &resource);
+    until("the metrics to be served", || async {
+        api.list(&ListParams::default()).await.ok().map(drop)
+    })
+    .await;
+    api
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_busy_deployment_gets_more_pods() {
+    let cluster = start().await;
+    let client = &cluster.client;
+    let metrics = play_metrics(client).await;
+    let mut web = deployment(1, "v1");
+    web["spec"]["template"]["spec"]["containers"][0]["resources"] =
+        json!({"requests": {"cpu": "100m"}});
+    create(
+        &Api::<Deployment>::namespaced(client.clone(), "default"),
+        web,
+    )
+    .await;
+    rolled_out(client, "default", 1).await;
+    let pods = Api::<Pod>::namespaced(client.clone(), "default");
+    let pod = pods
+        .list(&ListParams::default())
+        .await
+        .unwrap()
+        .items
+        .remove(0);
+    // Samples of a pod's first minutes count only if they were taken after it became ready.
+    let at = (jiff::Timestamp::now() + Duration::from_secs(60)).to_string();
+    let sample: DynamicObject = serde_json::from_value(json!({"apiVersion": "metrics.k8s.io/v1beta1", "kind": "PodMetrics",
+        "metadata": {"name": pod.name_any(), "labels": pod.labels()}, "timestamp": at, "window": "15s",
+        "containers": [{"name": "c", "usage": {"cpu": "150m", "memory": "1Mi"}}]}))
+    .unwrap();
+    metrics
+        .create(&PostParams::default(), &sample)
+        .await
+        .unwrap();
+    let scalers = Api::<HorizontalPodAutoscaler>::namespaced(client.clone(), "default");
+    let scaler = json!({"metadata": {"name": "web"}, "spec": {"maxReplicas": 5, "scaleTargetRef":
+        {"apiVersion": "apps/v1", "kind": "Deployment", "name": "web"}, "metrics": [{"type": "Resource", "resource":
+            {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 50}}}]}});
+    create(&scalers, scaler).await;
+    rolled_out(client, "default", 3).await;
+    let status = until("the autoscaler's status", || async {
+        let status = scalers.get("web").await.ok()?.status?;
+        (status.desired_replicas == 3).then_some(status)
+    })
+    .await;
+    let condition = |kind: &str| {
+        let all = status.conditions.iter().flatten();
+        let own = all.into_iter().find(|condition| condition.type_ == kind);
+        own.and_then(|condition| condition.reason.clone())
+    };
+    assert_eq!(
+        condition("AbleToScale").as_deref(),
+        Some("SucceededRescale")
+    );
+    assert_eq!(
+        condition("ScalingActive").as_deref(),
+        Some("ValidMetricFound")
+    );
+    let measured = status.current_metrics.unwrap().remove(0).resource.unwrap();
+    assert_eq!(measured.current.average_utilization, Some(150));
 }
 
 #[tokio::test(flavor = "multi_thread")]

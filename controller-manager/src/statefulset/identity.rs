@@ -10,6 +10,9 @@ use kube::ResourceExt;
 
 use crate::revision::HASH;
 
+const POD_NAME: &str = "statefulset.kubernetes.io/pod-name";
+const POD_INDEX: &str = "apps.kubernetes.io/pod-index";
+
 /// The template that a revision keeps.
 pub fn template(revision: &ControllerRevision) -> Option<PodTemplateSpec> {
     let mut template = revision
@@ -39,8 +42,8 @@ pub fn pod(set: &StatefulSet, template: &PodTemplateSpec, ordinal: i32, revision
     let name = name(set, ordinal);
     let meta = template.metadata.clone().unwrap_or_default();
     let mut labels = meta.labels.unwrap_or_default();
-    labels.insert("statefulset.kubernetes.io/pod-name".into(), name.clone());
-    labels.insert("apps.kubernetes.io/pod-index".into(), ordinal.to_string());
+    labels.insert(POD_NAME.into(), name.clone());
+    labels.insert(POD_INDEX.into(), ordinal.to_string());
     labels.insert(HASH.into(), revision.to_owned());
     let mut spec = template.spec.clone().unwrap_or_default();
     spec.hostname = Some(name.clone());
@@ -78,6 +81,30 @@ pub fn pod(set: &StatefulSet, template: &PodTemplateSpec, ordinal: i32, revision
     }
 }
 
+/// A pod that isn't made yet: nothing but its name.
+pub fn unmade(set: &StatefulSet, ordinal: i32) -> Pod {
+    Pod {
+        metadata: ObjectMeta {
+            name: Some(name(set, ordinal)),
+            ..ObjectMeta::default()
+        },
+        ..Pod::default()
+    }
+}
+
+/// The pod with the labels of its place, if it lacks them (as one that was adopted may).
+pub fn mended(set: &StatefulSet, pod: &Pod, ordinal: i32) -> Option<Pod> {
+    let name = name(set, ordinal);
+    if pod.labels().get(POD_NAME) == Some(&name) {
+        return None;
+    }
+    let mut next = pod.clone();
+    let labels = next.labels_mut();
+    labels.insert(POD_NAME.into(), name);
+    labels.insert(POD_INDEX.into(), ordinal.to_string());
+    Some(next)
+}
+
 /// The claims of the pod with this ordinal.
 pub fn claims(set: &StatefulSet, ordinal: i32) -> Vec<PersistentVolumeClaim> {
     let pod = name(set, ordinal);
@@ -103,6 +130,19 @@ pub fn claims(set: &StatefulSet, ordinal: i32) -> Vec<PersistentVolumeClaim> {
         .collect()
 }
 
+/// Whether the claim has the name of one of the set's pods' claims.
+pub fn may_have(set: &StatefulSet, claim: &PersistentVolumeClaim) -> bool {
+    let (set_name, claim) = (set.name_any(), claim.name_any());
+    claim_templates(set).iter().any(|template| {
+        claim
+            .strip_prefix(template.name_any().as_str())
+            .and_then(|rest| rest.strip_prefix('-'))
+            .and_then(|rest| rest.strip_prefix(set_name.as_str()))
+            .and_then(|rest| rest.strip_prefix('-'))
+            .is_some_and(|ordinal| ordinal.parse::<i32>().is_ok())
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -126,6 +166,11 @@ mod tests {
             ("db-2", Some("db-2"), Some("peers"))
         );
         assert_eq!(pod.labels()["apps.kubernetes.io/pod-index"], "2");
+        assert!(mended(&set, &pod, 2).is_none());
+        assert_eq!(
+            mended(&set, &unmade(&set, 2), 2).unwrap().labels()[POD_NAME],
+            "db-2"
+        );
         let volumes = spec.volumes.unwrap();
         assert_eq!(volumes.len(), 1);
         assert_eq!(
@@ -137,6 +182,7 @@ mod tests {
             "data-db-2"
         );
         let claims = claims(&set, 2);
+        assert!(may_have(&set, &claims[0]));
         assert_eq!(
             (
                 claims[0].name_any().as_str(),

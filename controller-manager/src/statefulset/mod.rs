@@ -2,6 +2,8 @@
 
 mod identity;
 mod plan;
+mod retention;
+mod writes;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -9,27 +11,37 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet};
-use k8s_openapi::api::core::v1::{ObjectReference, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use keelson_api::selector::Selector;
-use keelson_runtime::recorder::{Kind, reference};
 use keelson_runtime::{Event, Informer, Key, Outcome, Queue, owners, write};
-use kube::api::PostParams;
 use kube::{Api, Error, ResourceExt};
 
 use crate::adoption;
 use crate::context::{Context, StartError, now};
 use crate::controllers::Task;
 use crate::pod;
-use crate::pod_control::words;
 use crate::pod_index::Pods;
 use crate::revision::{self, History, RevisionError, Subject};
 use plan::{Change, Snapshot};
+use writes::{WriteError, Writer};
+
+/// Why a set is not as it should be.
+#[derive(Debug, thiserror::Error)]
+enum SetError {
+    #[error(transparent)]
+    Api(#[from] Error),
+    #[error(transparent)]
+    Revision(#[from] RevisionError),
+    #[error(transparent)]
+    Write(#[from] WriteError),
+}
 
 struct Controller {
     context: Context,
     sets: Informer<StatefulSet>,
     revisions: Informer<ControllerRevision>,
     pods: Pods,
+    claims: Informer<PersistentVolumeClaim>,
     queue: Arc<Queue<Key>>,
 }
 
@@ -39,6 +51,7 @@ pub fn start(context: Context) -> Result<Task, StartError> {
         sets: context.informers.get(),
         revisions: revision::informer(&context.informers),
         pods: Pods::of(&context.informers),
+        claims: context.informers.get(),
         queue: Queue::new("statefulset"),
         context,
     });
@@ -75,6 +88,17 @@ impl Controller {
                 this.wake(pod);
             }
         });
+        let this = self.clone();
+        self.claims.handle(move |event| {
+            if let Event::Deleted(claim) = event {
+                let namespace = claim.metadata.namespace.as_deref().unwrap_or_default();
+                for set in this.sets.list_namespace(namespace) {
+                    if identity::may_have(&set, claim) {
+                        this.queue.add(Key::of(&*set));
+                    }
+                }
+            }
+        });
     }
 
     fn wake(&self, pod: &Pod) {
@@ -93,7 +117,7 @@ impl Controller {
         }
     }
 
-    async fn reconcile(&self, key: &Key) -> Result<Outcome, RevisionError> {
+    async fn reconcile(&self, key: &Key) -> Result<Outcome, SetError> {
         let Some(set) = self.sets.get(key) else {
             return Ok(Outcome::Done);
         };
@@ -123,7 +147,7 @@ impl Controller {
         let history = match revision::history(client, &self.revisions, &subject).await {
             Err(RevisionError::Collision) => {
                 self.count_collision(&set).await?;
-                return Err(RevisionError::Collision);
+                return Err(RevisionError::Collision.into());
             }
             other => other?,
         };
@@ -137,7 +161,7 @@ impl Controller {
             now: now(),
         };
         let plan = plan::plan(&snapshot);
-        let result = self.carry_out(&set, &history, plan.changes).await;
+        let result = self.carry_out(&set, &pods, &history, plan.changes).await;
         let api = Api::<StatefulSet>::namespaced(client.clone(), &key.namespace);
         write::update_status(&api, &*set, |set| {
             let changed = set.status.as_ref() != Some(&plan.status);
@@ -192,136 +216,33 @@ impl Controller {
     async fn carry_out(
         &self,
         set: &StatefulSet,
+        pods: &[Arc<Pod>],
         history: &History,
         changes: Vec<Change>,
-    ) -> Result<(), Error> {
-        let about = reference(set);
-        let namespace = set.metadata.namespace.as_deref().unwrap_or_default();
-        let api = Api::<Pod>::namespaced(self.context.client.clone(), namespace);
-        let recorder = &self.context.recorder;
+    ) -> Result<(), WriteError> {
+        let context = &self.context;
+        let writer = Writer::new(&context.client, &context.recorder, &self.claims, set);
+        if set.metadata.deletion_timestamp.is_none() {
+            for pod in pods.iter().filter(|pod| !pod::is_terminal(pod)) {
+                writer.mend(pod).await?;
+            }
+        }
         for change in changes {
             match change {
+                // The claim's end brings us back.
+                Change::Create(ordinal, _) if writer.waits_for_claims(ordinal) => {}
                 Change::Create(ordinal, name) => {
                     let revision = history
                         .old
                         .iter()
                         .find(|revision| revision.name_any() == name)
                         .map_or(&history.current, |revision| &**revision);
-                    self.create(set, &about, ordinal, revision).await?;
+                    writer.create(ordinal, revision).await?;
                 }
-                Change::Recreate(pod) => {
-                    let (reason, word) = if pod::phase(&pod) == "Failed" {
-                        ("RecreatingFailedPod", "failed")
-                    } else {
-                        ("RecreatingTerminatedPod", "terminated")
-                    };
-                    let message = format!(
-                        "StatefulSet {namespace}/{} is recreating {word} Pod {}",
-                        set.name_any(),
-                        pod.name_any()
-                    );
-                    recorder.event(&about, Kind::Warning, reason, message);
-                    self.delete(&about, &api, set, &pod).await?;
-                }
-                Change::Delete(pod) => self.delete(&about, &api, set, &pod).await?,
+                Change::Delete(pod) => writer.delete(&pod).await?,
             }
         }
         Ok(())
-    }
-
-    async fn create(
-        &self,
-        set: &StatefulSet,
-        about: &ObjectReference,
-        ordinal: i32,
-        revision: &ControllerRevision,
-    ) -> Result<(), Error> {
-        let namespace = set.metadata.namespace.as_deref().unwrap_or_default();
-        let claims =
-            Api::<PersistentVolumeClaim>::namespaced(self.context.client.clone(), namespace);
-        for claim in identity::claims(set, ordinal) {
-            match claims.create(&PostParams::default(), &claim).await {
-                Ok(_) => {
-                    let message = format!(
-                        "create Claim {} Pod {}-{ordinal} in StatefulSet {} success",
-                        claim.name_any(),
-                        set.name_any(),
-                        set.name_any()
-                    );
-                    self.context
-                        .recorder
-                        .event(about, Kind::Normal, "SuccessfulCreate", message);
-                }
-                Err(error) if write::is_already_exists(&error) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        let template = identity::template(revision)
-            .unwrap_or_else(|| set.spec.clone().unwrap_or_default().template);
-        let pod = identity::pod(set, &template, ordinal, &revision.name_any());
-        let api = Api::<Pod>::namespaced(self.context.client.clone(), namespace);
-        let (set, name) = (set.name_any(), pod.name_any());
-        match api.create(&PostParams::default(), &pod).await {
-            Ok(_) => {
-                let message = format!("create Pod {name} in StatefulSet {set} successful");
-                self.context
-                    .recorder
-                    .event(about, Kind::Normal, "SuccessfulCreate", message);
-                Ok(())
-            }
-            // The cache lags, or somebody else has the name: either way its events bring us back.
-            Err(error)
-                if write::is_already_exists(&error) || write::is_namespace_terminating(&error) =>
-            {
-                Ok(())
-            }
-            Err(error) => {
-                let message = format!(
-                    "create Pod {name} in StatefulSet {set} failed error: {}",
-                    words(&error)
-                );
-                self.context
-                    .recorder
-                    .event(about, Kind::Warning, "FailedCreate", message);
-                Err(error)
-            }
-        }
-    }
-
-    async fn delete(
-        &self,
-        about: &ObjectReference,
-        api: &Api<Pod>,
-        set: &StatefulSet,
-        pod: &Pod,
-    ) -> Result<(), Error> {
-        let (set, name) = (set.name_any(), pod.name_any());
-        match api
-            .delete(
-                &name,
-                &write::delete_params(pod.metadata.uid.as_deref(), None),
-            )
-            .await
-        {
-            Ok(_) => {
-                let message = format!("delete Pod {name} in StatefulSet {set} successful");
-                self.context
-                    .recorder
-                    .event(about, Kind::Normal, "SuccessfulDelete", message);
-                Ok(())
-            }
-            Err(error) if write::is_not_found(&error) => Ok(()),
-            Err(error) => {
-                let message = format!(
-                    "delete Pod {name} in StatefulSet {set} failed error: {}",
-                    words(&error)
-                );
-                self.context
-                    .recorder
-                    .event(about, Kind::Warning, "FailedDelete", message);
-                Err(error)
-            }
-        }
     }
 }
 

@@ -33,8 +33,6 @@ pub enum Change {
     Create(i32, String),
     /// Delete the pod.
     Delete(Arc<Pod>),
-    /// Delete the pod, which ended by itself, so that it can be made again.
-    Recreate(Arc<Pod>),
 }
 
 /// What to do.
@@ -186,9 +184,10 @@ fn steps(rules: &Rules<'_>, replicas: &Pods<'_>, condemned: &Pods<'_>, changes: 
             }
             continue;
         };
+        // One that has ended, be it evicted or done, is made again once it is gone.
         if pod::is_terminal(pod) {
             if !pod::is_deleting(pod) {
-                changes.push(Change::Recreate((*pod).clone()));
+                changes.push(Change::Delete((*pod).clone()));
             }
             if rules.ordered {
                 return;
@@ -203,8 +202,7 @@ fn steps(rules: &Rules<'_>, replicas: &Pods<'_>, condemned: &Pods<'_>, changes: 
     let unhealthy = replicas
         .iter()
         .chain(condemned)
-        .filter(|(_, pod)| !rules.is_healthy(pod))
-        .min_by_key(|(number, _)| **number)
+        .find(|(_, pod)| !rules.is_healthy(pod))
         .map(|(number, _)| *number);
     for (number, pod) in condemned.iter().rev() {
         if pod::is_deleting(pod) {
@@ -333,7 +331,6 @@ mod tests {
         let word = |change: &Change| match change {
             Change::Create(number, revision) => format!("+{number}{revision}"),
             Change::Delete(pod) => format!("-{}", &pod.name_any()[3..]),
-            Change::Recreate(pod) => format!("!{}", &pod.name_any()[3..]),
         };
         plan.changes.iter().map(word).collect::<Vec<_>>().join(" ")
     }
@@ -346,7 +343,7 @@ mod tests {
             ("0p", ""),
             ("0r", "+1new"),
             ("0r 1d", ""),
-            ("0r 1f 2r", "!1"),
+            ("0r 1f 2r", "-1"),
             ("0r 1r 2r 3r 4r", "-4"),
             ("0r 1r 2r 3r 4d", ""),
             ("0r 1r 2r 3p 4r", "-4"),
