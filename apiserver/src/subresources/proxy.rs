@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use http::HeaderValue;
 use http::header::LOCATION;
+use http::{HeaderValue, Method};
 use keelson_api::status::Status;
 use rand::seq::IndexedRandom;
 
@@ -32,9 +32,14 @@ fn tail(request: &Request) -> Option<String> {
     }
 }
 
-/// The path and query for the backend, or the redirect to the path with a slash.
+/// The path and query for the backend, or the redirect of who reads to the path with a slash.
 fn path_and_query(request: &Request) -> Result<String, Box<Response>> {
-    let Some(tail) = tail(request) else {
+    let reads = matches!(request.method, Method::GET | Method::HEAD);
+    let tail = match tail(request) {
+        None if !reads => Some("/".to_owned()),
+        tail => tail,
+    };
+    let Some(tail) = tail else {
         let query = request
             .uri
             .query()

@@ -287,6 +287,13 @@ fn picture(places: &Places, name: &str) -> Result<Recipe> {
     for file in [format!("{name}.jpg"), "data.json".into()] {
         copy(&mut recipe, &format!("/{file}"), html.join(&file), 0o644);
     }
+    // A test that mounts the image as a volume reads what upstream's is built on.
+    recipe.files.retain(|(path, _)| path != "/etc/os-release");
+    content(
+        &mut recipe,
+        "/etc/os-release",
+        "NAME=\"Keelson test image\"\nPRETTY_NAME=\"Keelson test image, in place of one on Alpine Linux\"\nID=keelson-test\n",
+    );
     recipe.command = strings(&["test-webserver"]);
     Ok(recipe)
 }
