@@ -1,5 +1,5 @@
 # Thin: every target calls one thing. `make up` and `make test` are the two commands of README.
-.PHONY: up down build test check conformance diff upstream kubectl prerequisites
+.PHONY: up down build test check conformance diff soak upstream kubectl prerequisites
 export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/local/go/bin
 
 up: build ## a running, secured cluster with the guide's example
@@ -27,6 +27,9 @@ test: ## everything that lands must pass
 
 conformance: build ## upstream's conformance tests on a cluster of two nodes (FOCUS= STAGE= LIST= CONTENT_TYPE=json|protobuf NODES= PARALLEL=)
 	e2e/conformance/run
+
+soak: build ## traffic through rollouts, and every daemon killed at random instants (15 minutes)
+	target/release/soak
 
 check: ## formatting, lints, dependencies, tidiness
 	packaging/check

@@ -45,11 +45,14 @@ pub fn missing() -> Option<String> {
 /// The folder of the programs that this test's build belongs to.
 fn programs() -> PathBuf {
     let exe = std::env::current_exe().unwrap_or_default();
-    // target/<profile>/deps/<test> → target/<profile>
-    exe.parent()
-        .and_then(Path::parent)
-        .map(Path::to_path_buf)
-        .unwrap_or_default()
+    // target/<profile>/deps/<test> → target/<profile>, where a program of this crate is already.
+    let folder = exe.parent().unwrap_or(Path::new(""));
+    let folder = if folder.ends_with("deps") {
+        folder.parent().unwrap_or(folder)
+    } else {
+        folder
+    };
+    folder.to_path_buf()
 }
 
 fn kubectl() -> Result<PathBuf> {

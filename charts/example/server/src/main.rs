@@ -3,6 +3,8 @@
 //!
 //! It is linked statically into an image of its own, so it does without an async runtime or an HTTP crate.
 
+mod load;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
@@ -24,9 +26,11 @@ struct State {
 }
 
 fn main() -> std::io::Result<()> {
-    let mut arguments = std::env::args().skip(1);
-    if let (Some("fetch"), Some(url)) = (arguments.next().as_deref(), arguments.next()) {
-        return fetch(&url);
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["fetch", url] => return fetch(url),
+        ["load", url, rate, seconds] => return load::run(url, rate, seconds),
+        _ => {}
     }
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGTERM);
@@ -67,6 +71,12 @@ fn main() -> std::io::Result<()> {
 /// `api fetch http://host:port/path`: prints a body, for looking at a Service from within a pod (Debian's static busybox crashes
 /// where its wget has to look up a name).
 fn fetch(url: &str) -> std::io::Result<()> {
+    print!("{}", get(url)?);
+    Ok(())
+}
+
+/// The body of a page that must answer 200, over a connection of its own.
+fn get(url: &str) -> std::io::Result<String> {
     let rest = url.strip_prefix("http://").unwrap_or(url);
     let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
     let address = if authority.contains(':') {
@@ -83,10 +93,7 @@ fn fetch(url: &str) -> std::io::Result<()> {
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     match answer.split_once("\r\n\r\n") {
-        Some((head, body)) if head.starts_with("HTTP/1.1 200") => {
-            print!("{body}");
-            Ok(())
-        }
+        Some((head, body)) if head.starts_with("HTTP/1.1 200") => Ok(body.to_owned()),
         _ => Err(std::io::Error::other(format!(
             "not a good answer: {}",
             answer.lines().next().unwrap_or_default()
