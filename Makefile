@@ -1,5 +1,5 @@
 # Thin: every target calls one thing. `make up` and `make test` are the two commands of README.
-.PHONY: up down build test check conformance diff soak upstream kubectl prerequisites
+.PHONY: up down build test check conformance diff soak bench upstream kubectl prerequisites
 export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/local/go/bin
 
 up: build ## a running, secured cluster with the guide's example
@@ -30,6 +30,11 @@ conformance: build ## upstream's conformance tests on a cluster of two nodes (FO
 
 soak: build ## traffic through rollouts, and every daemon killed at random instants (15 minutes)
 	target/release/soak
+
+bench: build ## our API server measured beside upstream's (UPSTREAM= ETCD= OBJECTS= WATCHERS= WRITES= ONLY=)
+	packaging/prerequisites tools
+	e2e/upstream/build kube-apiserver
+	target/release/bench
 
 check: ## formatting, lints, dependencies, tidiness
 	packaging/check

@@ -53,6 +53,11 @@ impl Client {
         })
     }
 
+    /// Scheme, host and port of the server.
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
     /// Sends a request and reads the whole answer.
     pub async fn send(
         &self,

@@ -28,6 +28,13 @@ pub struct Side {
     children: Vec<Child>,
 }
 
+impl Side {
+    /// The API server's process id; its etcd's comes before.
+    pub fn server_pid(&self) -> Option<u32> {
+        self.children.last().map(Child::id)
+    }
+}
+
 impl Drop for Side {
     fn drop(&mut self) {
         for child in self.children.iter_mut().rev() {
@@ -85,6 +92,16 @@ impl Ground {
             accounts: service_account::ensure(directory.path())?,
             directory,
         })
+    }
+
+    /// The authority that both servers' certificates come from.
+    pub fn authority(&self) -> &Path {
+        &self.ca
+    }
+
+    /// The administrator's certificate and key.
+    pub fn administrator(&self) -> (&Path, &Path) {
+        (&self.admin.0, &self.admin.1)
     }
 
     fn log(&self, name: &str) -> PathBuf {
