@@ -23,6 +23,7 @@ use crate::audit::policy::Policy;
 use crate::audit::webhook::Webhook;
 use crate::audit::{Auditor, Sink};
 use crate::discovery::Documents;
+use crate::fairness::{self, Fairness};
 use crate::feeds::{self, Feed};
 use crate::filters::Limits;
 use crate::following::Followed;
@@ -147,6 +148,7 @@ pub async fn assemble(
     let server = Arc::new(Server {
         documents: ArcSwap::from_pointee(Documents::new(&resources.all(), &[], &[], &options)),
         aggregation: Aggregation::new(&options)?,
+        fairness: Fairness::new(&options),
         backends: Backends::new(&options)?,
         health,
         steps,
@@ -175,6 +177,7 @@ pub async fn assemble(
     server.cache.ready().await;
     feed(&server, rbac, node).await;
     aggregation::start(&server).await;
+    fairness::start(&server).await;
     crate::custom::start(&server).await;
     Ok(server)
 }

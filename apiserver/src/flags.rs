@@ -75,6 +75,9 @@ pub struct Flags {
     /// Bound on mutating requests in flight; 0 is no bound.
     #[arg(long, default_value_t = 200, help_heading = "serving")]
     pub max_mutating_requests_inflight: usize,
+    /// Serve requests by their priority, and the flows of one priority fairly.
+    #[arg(long, default_value = "true", action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", help_heading = "serving")]
+    pub enable_priority_and_fairness: bool,
     /// How long a request that isn't long-running may take.
     #[arg(long, default_value = "1m0s", value_parser = duration::parse_flag, help_heading = "serving")]
     pub request_timeout: Duration,
@@ -368,6 +371,14 @@ impl Flags {
                     format!("invalid value {value:?}, known are {}", known.join(", ")),
                 );
             }
+        }
+        if self.enable_priority_and_fairness
+            && self.max_requests_inflight + self.max_mutating_requests_inflight == 0
+        {
+            return refuse(
+                "enable-priority-and-fairness",
+                "--max-requests-inflight and --max-mutating-requests-inflight must not both be 0",
+            );
         }
         if self.storage_backend != "etcd3" {
             return refuse(

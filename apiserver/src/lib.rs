@@ -11,6 +11,7 @@ pub mod custom;
 pub mod discovery;
 pub mod duration;
 pub mod error;
+pub mod fairness;
 pub mod feeds;
 pub mod field_owner;
 pub mod filters;

@@ -32,6 +32,8 @@ pub struct Options {
     pub max_requests_inflight: usize,
     /// Bound on requests in flight that write.
     pub max_mutating_requests_inflight: usize,
+    /// Whether requests are served by priority and fairness; else the bounds alone count.
+    pub priority_and_fairness: bool,
     /// How long events are kept.
     pub event_ttl: Duration,
     /// CA of client certificates, PEM.
@@ -191,6 +193,7 @@ impl Options {
             min_request_timeout: flags.min_request_timeout,
             max_requests_inflight: flags.max_requests_inflight,
             max_mutating_requests_inflight: flags.max_mutating_requests_inflight,
+            priority_and_fairness: flags.enable_priority_and_fairness,
             event_ttl: flags.event_ttl,
             client_ca: flags
                 .client_ca_file

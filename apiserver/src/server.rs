@@ -16,6 +16,7 @@ use crate::addresses::Addresses;
 use crate::aggregation::Aggregation;
 use crate::audit::Auditor;
 use crate::discovery::Documents;
+use crate::fairness::Fairness;
 use crate::filters::{self, Limits};
 use crate::health::{Health, Step};
 use crate::metrics::Metrics;
@@ -61,6 +62,8 @@ pub struct Server {
     pub aggregation: Aggregation,
     /// Discovery documents; replaced when custom resources come and go.
     pub documents: ArcSwap<Documents>,
+    /// Who may go first, and who has to wait.
+    pub fairness: Fairness,
     /// Bounds on requests in flight.
     pub limits: Limits,
     /// Counters.

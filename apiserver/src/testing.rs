@@ -19,6 +19,7 @@ use keelson_pki::{Authority, Identity};
 use keelson_storage::{MemoryStore, Store};
 use rustls_pki_types::ServerName;
 use serde_json::Value;
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
@@ -230,6 +231,20 @@ impl Client {
         Ok(sender
             .send_request(request.body(Full::new(body.into()))?)
             .await?)
+    }
+
+    /// Begins a POST whose body never comes; the server works on it until the connection is dropped.
+    pub async fn hold(&self, path: &str) -> Outcome<impl Sized + use<>> {
+        let stream = TcpStream::connect(self.address).await?;
+        let mut stream = TlsConnector::from(self.tls.clone())
+            .connect(ServerName::try_from("localhost")?, stream)
+            .await?;
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 10\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).await?;
+        stream.flush().await?;
+        Ok(stream)
     }
 
     /// Sends a request and reads the whole answer.

@@ -58,11 +58,11 @@ pub fn metrics(server: &Server) -> Response {
         .filter(|r| r.kind.is_stored() && r.cached_as.is_none())
         .filter_map(|r| Some((r.id.clone(), server.cache.count(&r.id).ok()?)))
         .collect();
-    response::with_type(
-        200,
-        "text/plain; version=0.0.4; charset=utf-8",
-        server.metrics.render(&objects),
-    )
+    let mut text = server.metrics.render(&objects);
+    if server.options.priority_and_fairness {
+        crate::fairness::metrics::render(&server.fairness, &mut text);
+    }
+    response::with_type(200, "text/plain; version=0.0.4; charset=utf-8", text)
 }
 
 /// `/.well-known/openid-configuration`.

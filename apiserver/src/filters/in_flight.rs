@@ -1,4 +1,5 @@
-//! Bounds how many requests are worked on at once; the rest is told to come back in a second.
+//! Bounds how many requests are worked on at once, where priority and fairness is off; the rest is told to come back in a
+//! second.
 
 use std::sync::Arc;
 

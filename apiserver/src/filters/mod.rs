@@ -10,6 +10,7 @@ mod impersonation;
 mod in_flight;
 mod observe;
 mod panics;
+mod priority_and_fairness;
 
 pub(crate) use authorization::attributes;
 pub use in_flight::Limits;
@@ -57,8 +58,8 @@ pub const CHAIN: &[Filter] = &[
         run: |s, r, n| Box::pin(impersonation::run(s, r, n)),
     },
     Filter {
-        name: "in-flight",
-        run: |s, r, n| Box::pin(in_flight::run(s, r, n)),
+        name: "priority-and-fairness",
+        run: |s, r, n| Box::pin(priority_and_fairness::run(s, r, n)),
     },
     Filter {
         name: "authorization",

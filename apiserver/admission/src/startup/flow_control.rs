@@ -167,6 +167,17 @@ pub fn objects() -> Vec<Object> {
         .collect()
 }
 
+/// The levels and schemas that no server can be without.
+pub fn mandatory() -> Vec<Object> {
+    let is_needed = |o: &Object| {
+        matches!(
+            o.value["metadata"]["name"].as_str(),
+            Some("exempt" | "catch-all")
+        )
+    };
+    objects().into_iter().filter(is_needed).collect()
+}
+
 /// What to write so that an object is as the server wants it: nothing if an administrator took it over by setting the annotation
 /// to `false`. Objects that are missing are created by the caller.
 pub fn reconcile(wanted: &Value, existing: &Value) -> Option<Value> {
