@@ -338,6 +338,32 @@ pub const ALL: &[Controller] = &[
         start: crate::ttl::start,
     },
     Controller {
+        name: "persistentvolume-attach-detach-controller",
+        account: "attachdetach-controller",
+        on_by_default: true,
+        reads: &[
+            "pods",
+            "nodes",
+            "persistentvolumeclaims",
+            "persistentvolumes",
+            "csidrivers",
+            "volumeattachments",
+        ],
+        owns: &["volumeattachments", "nodes/status:volumes-attached"],
+        start: crate::volume::attach::start,
+    },
+    Controller {
+        name: "resourceclaim-controller",
+        account: "resource-claim-controller",
+        on_by_default: true,
+        reads: &["pods", "resourceclaims", "resourceclaimtemplates"],
+        owns: &[
+            "resourceclaims:of-pods",
+            "pods/status:resource-claim-statuses",
+        ],
+        start: crate::resource_claim::start,
+    },
+    Controller {
         name: "horizontal-pod-autoscaler-controller",
         account: "horizontal-pod-autoscaler",
         on_by_default: true,

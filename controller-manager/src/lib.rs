@@ -30,6 +30,7 @@ pub mod namespace;
 pub mod node;
 pub mod pod_gc;
 pub mod replica;
+pub mod resource_claim;
 pub mod resource_quota;
 pub mod root_ca;
 pub mod service_account;

@@ -125,6 +125,10 @@ pub struct Options {
     /// How often used resources are counted anew for all quotas.
     #[arg(long, value_parser = duration, default_value = "5m")]
     pub resource_quota_sync_period: Duration,
+    /// Never detaches a volume that a node may still use, however long the node has been lost.
+    #[arg(long)]
+    pub disable_force_detach_on_timeout: bool,
+
     /// How often horizontal autoscalers are looked at.
     #[arg(long, value_parser = duration, default_value = "15s")]
     pub horizontal_pod_autoscaler_sync_period: Duration,
@@ -286,6 +290,7 @@ workers! {
     mirroring, "mirroring-concurrent-service-endpoint-syncs", 5;
     replica_set, "concurrent-replicaset-syncs", 5;
     replication_controller, "concurrent-rc-syncs", 5;
+    resource_claim, "concurrent-resourceclaim-syncs", 50;
     resource_quota, "concurrent-resource-quota-syncs", 5;
     service_account_token, "concurrent-serviceaccount-token-syncs", 5;
     stateful_set, "concurrent-statefulset-syncs", 5;

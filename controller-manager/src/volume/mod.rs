@@ -1,7 +1,8 @@
-//! Persistent volumes: binding them to claims, protecting both while they are used, claims of ephemeral volumes, growing.
+//! Persistent volumes: binding them to claims, attaching them to nodes, protecting both while they are used, claims of ephemeral volumes, growing.
 //!
 //! Making and deleting volumes is left to provisioners outside, which watch the annotations that the binder sets.
 
+pub mod attach;
 pub mod attributes_class;
 pub mod binder;
 pub mod claim_protection;
