@@ -113,6 +113,11 @@ impl Decl {
         Decl::simple(DeclKind::Int, 0, 1)
     }
 
+    /// Points in time.
+    pub fn timestamp() -> Arc<Decl> {
+        Decl::simple(DeclKind::Timestamp, 32, 21)
+    }
+
     /// Lists.
     pub fn list(element: Arc<Decl>) -> Arc<Decl> {
         Decl::simple(DeclKind::List(element, Listing::Atomic), u64::MAX >> 1, 2)

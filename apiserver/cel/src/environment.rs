@@ -11,12 +11,34 @@ use crate::program::Program;
 use crate::source::CompileError;
 use crate::types::Type;
 
+/// The name of the type of `variables`.
+const COMPOSED: &str = "kubernetes.variables";
+
+/// What is known of a composed variable's type: upstream forgets objects and what only functions know.
+fn composable(ty: &Type) -> Type {
+    match ty {
+        Type::List(element) => Type::list(composable(element)),
+        Type::Map(pair) => Type::map(composable(&pair.0), composable(&pair.1)),
+        Type::Null
+        | Type::Bool
+        | Type::Int
+        | Type::Uint
+        | Type::Double
+        | Type::String
+        | Type::Bytes
+        | Type::Timestamp
+        | Type::Duration => ty.clone(),
+        _ => Type::Dyn,
+    }
+}
+
 /// The variables that an expression may name.
 #[derive(Clone, Default)]
 pub struct Environment {
     variables: HashMap<Name, (Type, Arc<Decl>)>,
     objects: HashMap<Arc<str>, Arc<Decl>>,
     patches: bool,
+    composed: Option<HashMap<Name, Type>>,
     root: Option<Arc<Decl>>,
 }
 
@@ -63,6 +85,21 @@ impl Environment {
         self
     }
 
+    /// With `variables`, an object that is composed of other expressions' results.
+    #[must_use]
+    pub fn composing(mut self) -> Environment {
+        self.composed.get_or_insert_default();
+        self.typed("variables", Type::object(COMPOSED))
+    }
+
+    /// Adds a field to `variables`: the result of an expression, or anything where that did not compile.
+    pub fn compose(&mut self, name: &str, result: Option<&Type>) {
+        let ty = result.map_or(Type::Dyn, composable);
+        self.composed
+            .get_or_insert_default()
+            .insert(name.into(), ty);
+    }
+
     pub(crate) fn variable_type(&self, name: &str) -> Option<Type> {
         if let Some((ty, _)) = self.variables.get(name) {
             return Some(ty.clone());
@@ -84,6 +121,7 @@ impl Environment {
 
     pub(crate) fn has_object(&self, name: &str) -> bool {
         self.objects.contains_key(name)
+            || self.composed.is_some() && name == COMPOSED
             || self.patches
                 && (name == "Object" || name.starts_with("Object.") || name == "JSONPatch")
     }
@@ -95,6 +133,9 @@ impl Environment {
         }
         if !self.has_object(object) {
             return None;
+        }
+        if let Some(composed) = self.composed.as_ref().filter(|_| object == COMPOSED) {
+            return Some(composed.get(field).cloned());
         }
         Some(match (object, field) {
             ("JSONPatch", "op" | "path" | "from") => Some(Type::String),

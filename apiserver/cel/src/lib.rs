@@ -18,6 +18,7 @@ pub mod limits;
 mod macros;
 pub mod names;
 mod parser;
+pub mod policies;
 mod program;
 pub mod rules;
 mod source;
