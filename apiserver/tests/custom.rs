@@ -106,7 +106,7 @@ async fn a_definition_is_served_as_soon_as_it_says_so() {
         "red"
     );
     assert_eq!(
-        published["properties"]["metadata"]["$ref"],
+        published["properties"]["metadata"]["allOf"][0]["$ref"],
         "#/components/schemas/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"
     );
     let v2 = c.get("/openapi/v2").await.unwrap().json();
