@@ -205,8 +205,12 @@ impl Controller {
         };
         let rescale = desired != current;
         if rescale {
-            self.rescale(&about, &mut scaled, desired, &reason, &mut draft)
-                .await?;
+            let scaling = self.rescale(&about, &mut scaled, desired, &reason, &mut draft);
+            if let Err(why) = scaling.await {
+                let replicas = (Some(current), before.desired_replicas);
+                self.write(autoscaler, draft, replicas, false).await?;
+                return Err(why);
+            }
             let mut histories = self.histories.lock();
             histories.entry(key.clone()).or_default().scaled(
                 spec.behavior.as_ref(),

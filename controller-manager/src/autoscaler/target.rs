@@ -2,8 +2,8 @@
 
 use k8s_openapi::api::autoscaling::v2::CrossVersionObjectReference;
 use k8s_openapi::api::core::v1::ObjectReference;
-use keelson_runtime::Key;
 use keelson_runtime::recorder::Kind;
+use keelson_runtime::{Key, write};
 use kube::api::{DynamicObject, PostParams};
 use kube::core::ApiResource;
 use kube::{Api, ResourceExt};
@@ -11,6 +11,9 @@ use serde_json::{Value, json};
 
 use super::{Controller, Draft};
 use crate::pod_control::words;
+
+/// How often a scale that others write too is tried.
+const TRIES: u32 = 5;
 
 /// The target of an autoscaler, as its scale subresource has it.
 pub(super) struct Scaled {
@@ -81,12 +84,24 @@ impl Controller {
         reason: &str,
         draft: &mut Draft,
     ) -> Result<(), String> {
-        scaled.scale.data["spec"]["replicas"] = json!(desired);
         let name = scaled.scale.name_any();
-        let written = scaled
-            .api
-            .replace_subresource("scale", &name, &PostParams::default(), &scaled.scale)
-            .await;
+        let mut tries = TRIES;
+        let written = loop {
+            scaled.scale.data["spec"]["replicas"] = json!(desired);
+            let written = scaled
+                .api
+                .replace_subresource("scale", &name, &PostParams::default(), &scaled.scale)
+                .await;
+            tries -= 1;
+            match written {
+                Err(error) if write::is_conflict(&error) && tries > 0 => {
+                    if let Ok(newest) = scaled.api.get_subresource("scale", &name).await {
+                        scaled.scale = newest;
+                    }
+                }
+                other => break other,
+            }
+        };
         match written {
             Ok(_) => {
                 draft.set(
@@ -107,6 +122,12 @@ impl Controller {
                 let why = words(&error);
                 let message = format!("New size: {desired}; reason: {reason}; error: {why}");
                 self.warn(about, "FailedRescale", &message);
+                draft.set(
+                    "AbleToScale",
+                    false,
+                    "FailedUpdateScale",
+                    format!("the HPA controller was unable to update the target scale: {why}"),
+                );
                 Err(format!("failed to rescale: {why}"))
             }
         }
