@@ -181,7 +181,7 @@ mod tests {
         let all = [small.clone(), large.clone()];
         let address = "10.0.1.5".parse().unwrap();
         assert!(!needs(&small, &all, &address));
-        assert!(needs(&small, &[small.clone()], &address));
+        assert!(needs(&small, std::slice::from_ref(&small), &address));
         assert!(!needs(&large, &all, &"192.168.0.1".parse().unwrap()));
     }
 }
