@@ -1,4 +1,8 @@
 //! The kinds of admissionregistration.k8s.io.
 
-pub mod policy;
+mod expressions;
+mod matching;
+pub mod mutating_policy;
+pub mod policy_binding;
+pub mod validating_policy;
 pub mod webhook_configuration;

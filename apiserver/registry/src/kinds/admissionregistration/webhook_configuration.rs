@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::access::{Access, items_mut, same, set, set_default, set_default_text};
 use crate::columns::{AGE, Column, NAME, integer};
+use crate::kinds::admissionregistration::matching;
 use crate::meta::faults;
 use crate::print;
 use crate::strategy::{Context, Strategy};
@@ -98,7 +99,7 @@ impl Rules {
         qualified(errors, hook.text("name"), &path.child("name"));
         let rules = path.child("rules");
         for (i, rule) in hook.items("rules").iter().enumerate() {
-            validate_rule(errors, rule, &rules.index(i));
+            matching::rule(errors, rule, &rules.index(i));
         }
         let policies = ["Fail", "Ignore"];
         one_of(
@@ -145,37 +146,12 @@ impl Rules {
             hook.part("clientConfig"),
             &path.child("clientConfig"),
         );
-        match_conditions(
+        matching::conditions(
             errors,
             hook.items("matchConditions"),
             &path.child("matchConditions"),
+            &|expression| keelson_cel::conditions::compile(expression).map(drop),
         );
-    }
-}
-
-/// The expressions that say whether a webhook is asked.
-fn match_conditions(errors: &mut ErrorList, conditions: &[Value], path: &Path<'_>) {
-    const MAX: usize = 64;
-    if conditions.len() > MAX {
-        errors.push(Error::too_many(path, conditions.len(), MAX));
-    }
-    for (i, condition) in conditions.iter().enumerate() {
-        let at = path.index(i);
-        let expression = condition.text("expression").trim();
-        if expression.is_empty() {
-            errors.push(Error::required(&at.child("expression"), ""));
-        } else if let Err(why) = keelson_cel::conditions::compile(expression) {
-            errors.push(Error::invalid(&at.child("expression"), expression, why));
-        }
-        let name = condition.text("name");
-        if name.is_empty() {
-            errors.push(Error::required(&at.child("name"), ""));
-            continue;
-        }
-        faults(errors, &at.child("name"), name, names::qualified_name(name));
-        if conditions[..i].iter().any(|c| c.text("name") == name) {
-            errors.push(Error::duplicate(&at.child("name"), name));
-        }
     }
 }
 
@@ -225,78 +201,6 @@ fn review_versions(errors: &mut ErrorList, hook: &Value, path: &Path<'_>) {
             &versions,
             "must include at least one of v1, v1beta1",
         ));
-    }
-}
-
-fn validate_rule(errors: &mut ErrorList, rule: &Value, path: &Path<'_>) {
-    let (operations, at) = (rule.items("operations"), path.child("operations"));
-    alone(errors, operations, "operations", &at);
-    let known = ["*", "CONNECT", "CREATE", "DELETE", "UPDATE"];
-    for (i, operation) in operations.iter().filter_map(Value::as_str).enumerate() {
-        if !known.contains(&operation) {
-            errors.push(Error::not_supported(&at.index(i), operation, &known));
-        }
-    }
-    alone(
-        errors,
-        rule.items("apiGroups"),
-        "API groups",
-        &path.child("apiGroups"),
-    );
-    let (versions, at) = (rule.items("apiVersions"), path.child("apiVersions"));
-    alone(errors, versions, "API versions", &at);
-    for (i, _) in versions
-        .iter()
-        .enumerate()
-        .filter(|(_, v)| v.as_str() == Some(""))
-    {
-        errors.push(Error::required(&at.index(i), ""));
-    }
-    resources(errors, rule.items("resources"), &path.child("resources"));
-    let scopes = ["*", "Cluster", "Namespaced"];
-    one_of(errors, rule.text("scope"), &scopes, &path.child("scope"));
-}
-
-/// A list that must hold something, and nothing beside `*`.
-fn alone(errors: &mut ErrorList, list: &[Value], what: &str, path: &Path<'_>) {
-    if list.is_empty() {
-        errors.push(Error::required(path, ""));
-    } else if list.len() > 1 && list.iter().any(|v| v == "*") {
-        let sentence = format!("if '*' is present, must not specify other {what}");
-        errors.push(Error::invalid(path, list, sentence));
-    }
-}
-
-fn resources(errors: &mut ErrorList, list: &[Value], path: &Path<'_>) {
-    if list.is_empty() {
-        errors.push(Error::required(path, ""));
-    }
-    let words: Vec<&str> = list.iter().filter_map(Value::as_str).collect();
-    for (i, word) in words.iter().enumerate() {
-        if word.is_empty() {
-            errors.push(Error::required(&path.index(i), ""));
-            continue;
-        }
-        let Some((resource, subresource)) = word.split_once('/') else {
-            continue;
-        };
-        let before = &words[..i];
-        let mut clash = |wide: String| {
-            if before.contains(&wide.as_str()) {
-                let sentence = format!("if '{wide}' is present, must not specify {word}");
-                errors.push(Error::invalid(&path.index(i), *word, sentence));
-            }
-        };
-        clash(format!("{resource}/*"));
-        clash(format!("*/{subresource}"));
-    }
-    if words.len() > 1 && words.contains(&"*/*") {
-        let sentence = "if '*/*' is present, must not specify other resources";
-        errors.push(Error::invalid(path, list, sentence));
-    }
-    if words.contains(&"*") && words.iter().any(|w| *w != "*" && !w.contains('/')) {
-        let sentence = "if '*' is present, must not specify other resources without subresources";
-        errors.push(Error::invalid(path, list, sentence));
     }
 }
 
