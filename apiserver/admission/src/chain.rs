@@ -114,6 +114,7 @@ pub const ALL: &[Row] = &[
     row!(default_ingress_class, DefaultIngressClass, true),
     row!(pod_topology_labels, PodTopologyLabels, true),
     row!(mutating_admission_webhook, MutatingAdmissionWebhook, true),
+    row!(validating_admission_policy, ValidatingAdmissionPolicy, true),
     row!(
         validating_admission_webhook,
         ValidatingAdmissionWebhook,

@@ -8,6 +8,7 @@ mod edit;
 mod live;
 pub mod plugins;
 mod pod;
+mod policies;
 pub mod request;
 pub mod service_addresses;
 pub mod startup;

@@ -6,6 +6,7 @@
 mod ast;
 mod check;
 mod compare;
+pub mod composition;
 pub mod conditions;
 mod cost;
 mod decl;

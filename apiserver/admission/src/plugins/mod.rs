@@ -21,4 +21,5 @@ pub mod runtime_class;
 pub mod service_account;
 pub mod storage_object_in_use_protection;
 pub mod taint_nodes_by_condition;
+pub mod validating_admission_policy;
 pub mod validating_admission_webhook;

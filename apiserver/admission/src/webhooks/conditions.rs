@@ -49,6 +49,29 @@ impl Authorize for Asked {
     }
 }
 
+/// What expressions see as `authorizer` and `authorizer.requestResource`.
+pub(crate) fn authorizer_of<'a>(
+    request: &Request,
+    authorizer: &Arc<dyn Authorizer>,
+) -> (keelson_cel::Value<'a>, keelson_cel::Value<'a>) {
+    let asked = Arc::new(Asked {
+        authorizer: authorizer.clone(),
+        user: request.user.clone(),
+    });
+    let own = Question {
+        group: request.resource.group.clone(),
+        resource: request.resource.resource.clone(),
+        subresource: request.subresource.clone(),
+        namespace: request.namespace.clone(),
+        name: request.name.clone(),
+        ..Question::default()
+    };
+    (
+        Authz::authorizer(asked.clone()),
+        Authz::resource(asked, own),
+    )
+}
+
 /// Whether the webhook's conditions let it be asked.
 pub(super) fn matched(
     hook: &Value,
@@ -63,30 +86,14 @@ pub(super) fn matched(
     if conditions.is_empty() {
         return Ok(true);
     }
-    let asked = Arc::new(Asked {
-        authorizer: authorizer.clone(),
-        user: request.user.clone(),
-    });
-    let own = Question {
-        group: request.resource.group.clone(),
-        resource: request.resource.resource.clone(),
-        subresource: request.subresource.clone(),
-        namespace: request.namespace.clone(),
-        name: request.name.clone(),
-        ..Question::default()
-    };
-    let mut described = review::request(request, "")["request"].take();
-    if let Some(fields) = described.as_object_mut() {
-        for key in ["uid", "object", "oldObject"] {
-            fields.remove(key);
-        }
-    }
+    let described = review::description(request);
+    let (authorizer, request_resource) = authorizer_of(request, authorizer);
     let input = Input {
         object: request.object.as_ref().unwrap_or(&Value::Null),
         old_object: request.old_object.as_deref().unwrap_or(&Value::Null),
         request: &described,
-        authorizer: Authz::authorizer(asked.clone()),
-        request_resource: Authz::resource(asked, own),
+        authorizer,
+        request_resource,
     };
     match hold(&conditions, &input) {
         Ok(holds) => Ok(holds),

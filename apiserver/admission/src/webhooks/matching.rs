@@ -1,4 +1,5 @@
-//! Which requests a webhook asks for: its rules, its object selector and its namespace selector.
+//! Which requests a webhook asks for: its rules, its object selector and its namespace selector. Policies share the single
+//! tests.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use keelson_api::selector::Selector;
@@ -7,30 +8,48 @@ use keelson_registry::access::Access;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
-use crate::request::{Operation, Request};
+use crate::request::{Operation, Request, Resource};
 
 /// Whether one of the rules names the request.
 pub(super) fn rules(hook: &Value, request: &Request) -> bool {
     // The same resource under another version is equivalent, unless the webhook insists on the very one.
     let exact = hook.text("matchPolicy") == "Exact";
     hook.items("rules").iter().any(|rule| {
-        let names = |list: &str, word: &str| {
-            rule.items(list)
-                .iter()
-                .filter_map(Value::as_str)
-                .any(|item| item == "*" || item == word)
-        };
-        names("operations", request.operation.as_str())
-            && names("apiGroups", &request.resource.group)
-            && (names("apiVersions", &request.resource.version)
+        let own = &request.resource;
+        operation(rule, request)
+            && lists(rule, "apiGroups", &own.group)
+            && (lists(rule, "apiVersions", &own.version)
                 || (!exact && is_other_version(rule, request)))
             && scope(rule.text("scope"), request)
-            && rule
-                .items("resources")
-                .iter()
-                .filter_map(Value::as_str)
-                .any(|r| resource(r, request))
+            && resources(rule, &own.resource, request)
     })
+}
+
+/// Whether a rule names the request as one for this resource, which may be an equivalent of the request's own.
+pub(crate) fn names(rule: &Value, request: &Request, resource: &Resource) -> bool {
+    operation(rule, request)
+        && lists(rule, "apiGroups", &resource.group)
+        && lists(rule, "apiVersions", &resource.version)
+        && scope(rule.text("scope"), request)
+        && resources(rule, &resource.resource, request)
+}
+
+fn lists(rule: &Value, list: &str, word: &str) -> bool {
+    rule.items(list)
+        .iter()
+        .filter_map(Value::as_str)
+        .any(|item| item == "*" || item == word)
+}
+
+fn operation(rule: &Value, request: &Request) -> bool {
+    lists(rule, "operations", request.operation.as_str())
+}
+
+fn resources(rule: &Value, resource: &str, request: &Request) -> bool {
+    rule.items("resources")
+        .iter()
+        .filter_map(Value::as_str)
+        .any(|pattern| takes(pattern, resource, &request.subresource))
 }
 
 /// Whether the rule names versions under which this server serves the same resource.
@@ -55,11 +74,7 @@ fn scope(scope: &str, request: &Request) -> bool {
     }
 }
 
-fn resource(pattern: &str, request: &Request) -> bool {
-    let (resource, subresource) = (
-        request.resource.resource.as_str(),
-        request.subresource.as_str(),
-    );
+fn takes(pattern: &str, resource: &str, subresource: &str) -> bool {
     match pattern.split_once('/') {
         None => subresource.is_empty() && (pattern == "*" || pattern == resource),
         Some((r, s)) => (r == "*" || r == resource) && (s == "*" || s == subresource),
@@ -67,7 +82,7 @@ fn resource(pattern: &str, request: &Request) -> bool {
 }
 
 /// Whether the object selector takes in the object, before or after the change.
-pub(super) fn object(hook: &Value, request: &Request) -> Result<bool, Status> {
+pub(crate) fn object(hook: &Value, request: &Request) -> Result<bool, Status> {
     let selector = selector(hook.part("objectSelector"))?;
     if selector.is_empty() {
         return Ok(true);
@@ -80,7 +95,7 @@ pub(super) fn object(hook: &Value, request: &Request) -> Result<bool, Status> {
 
 /// Whether the namespace selector takes in the request's namespace. Cluster-scoped objects are always taken in, namespaces by
 /// their own labels.
-pub(super) async fn namespace(
+pub(crate) async fn namespace(
     hook: &Value,
     request: &Request,
     lookup: &dyn Lookup,
@@ -115,14 +130,15 @@ pub(super) async fn namespace(
     }
 }
 
-fn labels(object: &Value) -> BTreeMap<String, String> {
+pub(crate) fn labels(object: &Value) -> BTreeMap<String, String> {
     object
         .entries("metadata.labels")
         .filter_map(|(k, v)| Some((k.to_owned(), v.as_str()?.to_owned())))
         .collect()
 }
 
-fn selector(value: &Value) -> Result<Selector, Status> {
+/// A label selector in JSON; none takes in everything.
+pub(crate) fn selector(value: &Value) -> Result<Selector, Status> {
     if value.is_null() {
         return Ok(Selector::everything());
     }

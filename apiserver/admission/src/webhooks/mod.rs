@@ -13,10 +13,10 @@ use serde_json::Value;
 use crate::chain::Environment;
 use crate::request::Request;
 
-mod conditions;
+pub(crate) mod conditions;
 pub mod https;
-mod matching;
-mod review;
+pub(crate) mod matching;
+pub(crate) mod review;
 
 pub use https::Https;
 

@@ -29,19 +29,25 @@ pub(crate) struct Answer {
 
 /// The question.
 pub(super) fn request(request: &Request, uid: &str) -> Value {
+    let mut body = description(request);
+    body["uid"] = json!(uid);
+    body["object"] = json!(request.object);
+    body["oldObject"] = json!(request.old_object.as_deref());
+    json!({"apiVersion": API_VERSION, "kind": "AdmissionReview", "request": body})
+}
+
+/// What a review says of the request beside its objects.
+pub(crate) fn description(request: &Request) -> Value {
     let kind = json!({"group": request.kind.group, "version": request.kind.version, "kind": request.kind.kind});
     let resource = json!({"group": request.resource.group, "version": request.resource.version,
         "resource": request.resource.resource});
     let mut body = json!({
-        "uid": uid,
         "kind": kind,
         "resource": resource,
         "requestKind": kind,
         "requestResource": resource,
         "operation": request.operation.as_str(),
         "userInfo": request.user.to_value(),
-        "object": request.object,
-        "oldObject": request.old_object.as_deref(),
         "dryRun": request.dry_run,
         "options": options(request),
     });
@@ -61,7 +67,7 @@ pub(super) fn request(request: &Request, uid: &str) -> Value {
             body[key] = json!(value);
         }
     }
-    json!({"apiVersion": API_VERSION, "kind": "AdmissionReview", "request": body})
+    body
 }
 
 /// The options as a webhook knows them: a patch is a create or an update to it, and what is not set is not there.
