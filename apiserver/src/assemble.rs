@@ -146,7 +146,13 @@ pub async fn assemble(
     };
     let auditor = auditor(&options, &stop)?;
     let server = Arc::new(Server {
-        documents: ArcSwap::from_pointee(Documents::new(&resources.all(), &[], &[], &options)),
+        documents: ArcSwap::from_pointee(Documents::new(
+            None,
+            &resources.all(),
+            &[],
+            &[],
+            &options,
+        )),
         aggregation: Aggregation::new(&options)?,
         fairness: Fairness::new(&options),
         backends: Backends::new(&options)?,

@@ -4,7 +4,7 @@
 //! them out of their items, and everything else puts them in front.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -38,6 +38,8 @@ pub struct Resource {
     pub slot: u32,
     /// What it has beyond that if it is a custom resource.
     pub custom: Option<Custom>,
+    /// How the OpenAPI documents see it, once they have.
+    pub published: OnceLock<Arc<keelson_schema::openapi::Resource>>,
 }
 
 impl Resource {
@@ -466,6 +468,7 @@ fn builtin(prefix: &str) -> Vec<Arc<Resource>> {
             slot: u32::from(cached_as.is_some()),
             cached_as,
             custom: None,
+            published: OnceLock::new(),
         }));
     }
     all

@@ -45,13 +45,23 @@ pub async fn dispatch(server: &Arc<Server>, request: Request) -> Response {
     };
     let unknown = |e: &Status| !is_resource && e.code == 404;
     let mut response = answered.unwrap_or_else(|e| match unknown(&e) {
-        true => response::text(404, "404 page not found\n"),
+        true => nowhere(),
         false => response::error(&agreed, &e),
     });
     if head {
         *response.body_mut() = crate::body::Body::Empty;
     }
     response
+}
+
+/// 404, as upstream answers where there is nothing at all.
+fn nowhere() -> Response {
+    let mut answer = response::text(404, "404 page not found\n");
+    answer.headers_mut().insert(
+        "x-content-type-options",
+        HeaderValue::from_static("nosniff"),
+    );
+    answer
 }
 
 /// Paths that name no resource.

@@ -1,5 +1,7 @@
 //! API aggregation, over TLS: what the server registers itself, and a small aggregated server that it sends requests to.
 
+#![allow(clippy::unwrap_used)] // a test fails by panicking
+
 use std::convert::Infallible;
 use std::path::Path;
 use std::sync::Arc;

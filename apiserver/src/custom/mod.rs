@@ -10,7 +10,7 @@ mod follow;
 pub mod scale;
 mod strategy;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use base64::Engine as _;
 use bytes::Bytes;
@@ -182,6 +182,7 @@ pub fn resources(
                 version: version.clone(),
                 converter: converter.clone(),
             }),
+            published: OnceLock::new(),
         }));
     }
     let of = definition.clone();

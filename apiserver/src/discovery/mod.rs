@@ -7,7 +7,7 @@ pub mod legacy;
 pub mod paths;
 pub mod schemas;
 
-use std::cmp::Reverse;
+use std::cmp::{Ordering, Reverse};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
 use std::sync::Arc;
@@ -63,18 +63,18 @@ struct Version {
 
 impl Version {
     /// The order of versions in a group.
-    fn place(&self) -> (Reverse<i64>, Reverse<(u8, u64, u64)>, &str) {
-        (
-            Reverse(self.version_priority),
-            Reverse(rank(&self.version)),
-            &self.version,
-        )
+    fn before(&self, other: &Version) -> Ordering {
+        let place = |v: &Version| Reverse((v.version_priority, rank(&v.version)));
+        place(self)
+            .cmp(&place(other))
+            .then_with(|| self.version.cmp(&other.version))
     }
 }
 
 impl Documents {
-    /// Builds the documents of these resources and of what other servers serve.
+    /// Builds the documents of these resources and of what other servers serve; what stays is taken over from the old ones.
     pub fn new(
+        old: Option<&Documents>,
         resources: &[Arc<Resource>],
         registered: &[Arc<Registration>],
         shown: &[Shown],
@@ -116,9 +116,13 @@ impl Documents {
                 .iter()
                 .map(|s| group_version(&s.registration.group, &s.registration.version))
                 .collect(),
-            openapi: openapi::Documents::new(
+            openapi: openapi::Documents::after(
+                old.map(|old| &old.openapi),
                 GIT_VERSION,
-                resources.iter().map(|r| schemas::resource(r)).collect(),
+                resources.iter().map(|r| {
+                    let publish = || Arc::new(schemas::resource(r));
+                    r.published.get_or_init(publish).clone()
+                }),
             )
             .with_foreign(specifications.collect()),
             foreign: foreign(shown),
@@ -200,7 +204,9 @@ impl Documents {
 pub fn publish(server: &Server) {
     // One at a time, so that the newest state is what stays.
     let _publishing = server.aggregation.publishing.lock();
+    let old = server.documents.load_full();
     let documents = Documents::new(
+        Some(&old),
         &server.resources.all(),
         &server.aggregation.registered(),
         &server.aggregation.shown(),
@@ -316,7 +322,7 @@ fn aggregated(versions: &[Version], core: bool) -> (Vec<u8>, String) {
     let items: Vec<Value> = groups
         .into_iter()
         .map(|(group, mut versions)| {
-            versions.sort_by(|a, b| a.place().cmp(&b.place()));
+            versions.sort_by(|a, b| a.before(b));
             let metadata = if core {
                 json!({})
             } else {
@@ -353,7 +359,7 @@ fn groups(versions: &[Version]) -> Vec<Value> {
     groups
         .into_iter()
         .map(|(group, mut versions)| {
-            versions.sort_by(|a, b| a.place().cmp(&b.place()));
+            versions.sort_by(|a, b| a.before(b));
             let versions: Vec<&str> = versions.iter().map(|v| v.version.as_str()).collect();
             group_value(group, &versions)
         })

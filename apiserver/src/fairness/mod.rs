@@ -37,6 +37,8 @@ use estimate::Watches;
 
 const SCHEMAS: &str = "flowschemas.flowcontrol.apiserver.k8s.io";
 const LEVELS: &str = "prioritylevelconfigurations.flowcontrol.apiserver.k8s.io";
+/// Who says of FlowSchemas whether their level exists.
+const MANAGER: &str = "api-priority-and-fairness-config-consumer-v1";
 /// How often levels lend each other seats anew.
 const REBALANCE: Duration = Duration::from_secs(10);
 /// The longest a change waits for others before the configuration is compiled again.
@@ -178,18 +180,11 @@ async fn say_whether_dangling(server: &Server, config: &Config, schema: &Value) 
     if same {
         return;
     }
-    let mut new = schema.clone();
-    if !new["status"]["conditions"].is_array() {
-        new["status"]["conditions"] = json!([]);
-    }
     let mut wanted = wanted;
     wanted["lastTransitionTime"] = rest::timestamp(Timestamp::now()).into();
-    if let Some(list) = new["status"]["conditions"].as_array_mut() {
-        list.retain(|c| c.text("type") != "Dangling");
-        list.push(wanted);
-    }
     let name = schema.text("metadata.name");
-    match own::update_status(server, SCHEMAS, new).await {
+    let status = json!({"conditions": [wanted]});
+    match own::apply_status(server, SCHEMAS, name, MANAGER, status).await {
         Ok(_) => {}
         // The change comes by, and is looked at again.
         Err(e) if e.is_conflict() || e.is_not_found() => {}

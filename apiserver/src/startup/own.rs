@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use keelson_api::status::Status;
 use keelson_registry::{Context, rest};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::context;
 use crate::error::from_store;
@@ -118,6 +118,45 @@ pub async fn update(server: &Server, id: &str, mut object: Value) -> ApiResult<V
         return Ok(old);
     }
     write(server, resource, &namespace, &name, object, &old).await
+}
+
+/// Applies a status in a manager's name, whoever else has set it.
+pub async fn apply_status(
+    server: &Server,
+    id: &str,
+    name: &str,
+    manager: &str,
+    status: Value,
+) -> ApiResult<Value> {
+    let resource = &resource(server, id)?;
+    let old = get(server, id, "", name)
+        .await?
+        .ok_or_else(|| Status::not_found(resource.qualified(), name))?;
+    let mut config = json!({"metadata": {"name": name}, "status": status});
+    resource.add_type_meta(&mut config);
+    let whole = &*resource.kind.strategy;
+    let strategy = whole.subresource("status").unwrap_or(whole);
+    let owner = Owner {
+        resource,
+        strategy,
+        manager,
+        subresource: "status",
+    };
+    let mut object = owner.apply(Some(&old), &config, true)?;
+    let user = User::api_server();
+    let context = Context {
+        now: Timestamp::now(),
+        user: context::user(&user),
+        families: &server.options.service_families,
+    };
+    strategy.default(&mut object);
+    rest::before_update(&resource.kind, strategy, &mut object, &old, &context)?;
+    keelson_schema::normalise(&mut object, &resource.ty);
+    keelson_schema::managed_fields::keep_times(&old, &mut object);
+    if keelson_registry::access::same(&object, &old) {
+        return Ok(old);
+    }
+    write(server, resource, "", name, object, &old).await
 }
 
 /// Replaces an object's status whose resourceVersion is still the one in `object`.

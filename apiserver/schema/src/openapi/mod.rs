@@ -100,27 +100,58 @@ impl Document {
     }
 }
 
-/// All documents for a list of resources. When the list changes, make anew: built-in documents are cheap to rebuild,
-/// and their hashes stay.
+/// All documents for a list of resources. When the list changes, make anew with the old ones at hand: what stays is not
+/// built again.
 #[derive(Debug)]
 pub struct Documents {
-    resources: Vec<Resource>,
     foreign: Vec<Arc<Foreign>>,
     version: String,
-    v3: BTreeMap<String, OnceLock<Arc<Document>>>,
+    v3: BTreeMap<String, Arc<Part>>,
     v2_json: OnceLock<Arc<Document>>,
     v2_protobuf: OnceLock<Arc<Document>>,
+}
+
+/// The resources of one group version, and what has been made of them.
+#[derive(Debug, Default)]
+struct Part {
+    resources: Vec<Arc<Resource>>,
+    hash: OnceLock<String>,
+    document: OnceLock<Arc<Document>>,
 }
 
 impl Documents {
     /// Documents of a server that says it is `version` and serves these resources.
     pub fn new(version: &str, resources: Vec<Resource>) -> Documents {
-        let v3 = resources
-            .iter()
-            .map(|resource| (v3_path(&resource.group, &resource.version), OnceLock::new()))
+        Documents::after(None, version, resources.into_iter().map(Arc::new))
+    }
+
+    /// The same, taking over from `old` what is made of the same resources.
+    pub fn after(
+        old: Option<&Documents>,
+        version: &str,
+        resources: impl Iterator<Item = Arc<Resource>>,
+    ) -> Documents {
+        let mut parts: BTreeMap<String, Vec<Arc<Resource>>> = BTreeMap::new();
+        for resource in resources {
+            let path = v3_path(&resource.group, &resource.version);
+            parts.entry(path).or_default().push(resource);
+        }
+        let old = old.filter(|old| old.version == version);
+        let v3 = parts
+            .into_iter()
+            .map(|(path, resources)| {
+                let before = old.and_then(|old| old.v3.get(&path));
+                let part = match before {
+                    Some(part) if is_same(&part.resources, &resources) => part.clone(),
+                    _ => Arc::new(Part {
+                        resources,
+                        ..Part::default()
+                    }),
+                };
+                (path, part)
+            })
             .collect();
         Documents {
-            resources,
             foreign: Vec::new(),
             version: version.to_owned(),
             v3,
@@ -139,8 +170,8 @@ impl Documents {
     /// The index at `/openapi/v3`.
     pub fn v3_index(&self) -> Value {
         let mut paths = Map::new();
-        for path in self.v3.keys() {
-            let url = format!("/openapi/v3/{path}?hash={}", self.hash(path));
+        for (path, part) in &self.v3 {
+            let url = format!("/openapi/v3/{path}?hash={}", self.hash(part));
             paths.insert(path.clone(), json!({ "serverRelativeURL": url }));
         }
         json!({ "paths": paths })
@@ -148,8 +179,9 @@ impl Documents {
 
     /// The document at `/openapi/v3/<path>`, as `apis/apps/v1` or `api/v1`.
     pub fn v3(&self, path: &str) -> Option<Arc<Document>> {
-        let slot = self.v3.get(path)?;
-        Some(slot.get_or_init(|| Arc::new(self.build_v3(path))).clone())
+        let part = self.v3.get(path)?;
+        let build = || Arc::new(self.build_v3(part));
+        Some(part.document.get_or_init(build).clone())
     }
 
     /// Whether there is such a document.
@@ -159,54 +191,55 @@ impl Documents {
 
     /// The document at `/openapi/v2`, as JSON.
     pub fn v2_json(&self) -> Arc<Document> {
-        let build = || Arc::new(self.document("v2", self.build_v2().to_string().as_bytes()));
+        let build = || {
+            Arc::new(document(
+                self.v2_hash(),
+                self.build_v2().to_string().as_bytes(),
+            ))
+        };
         self.v2_json.get_or_init(build).clone()
     }
 
     /// The document at `/openapi/v2`, as `application/com.github.proto-openapi.spec.v2@v1.0+protobuf`.
     pub fn v2_protobuf(&self) -> Arc<Document> {
-        let build = || Arc::new(self.document("v2", &protobuf::encode(&self.build_v2())));
+        let build = || {
+            Arc::new(document(
+                self.v2_hash(),
+                &protobuf::encode(&self.build_v2()),
+            ))
+        };
         self.v2_protobuf.get_or_init(build).clone()
     }
 
-    fn document(&self, path: &str, bytes: &[u8]) -> Document {
-        let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
-        // writing into memory can't fail
-        let written = encoder.write_all(bytes).and_then(|()| encoder.finish());
-        Document {
-            gzip: written.unwrap_or_default(),
-            hash: self.hash(path),
-        }
-    }
-
     /// What a document is made of decides its hash, so that the index needs none of them built.
-    fn hash(&self, path: &str) -> String {
-        let mut hasher = TABLES.clone();
-        hasher.update(self.version.as_bytes());
-        for foreign in self.foreign.iter().filter(|_| path == "v2") {
-            hasher.update(foreign.tag.as_bytes());
-        }
-        for resource in &self.resources {
-            if path == "v2" || v3_path(&resource.group, &resource.version) == path {
+    fn hash<'p>(&self, part: &'p Part) -> &'p str {
+        part.hash.get_or_init(|| {
+            let mut hasher = TABLES.clone();
+            hasher.update(self.version.as_bytes());
+            for resource in &part.resources {
                 hasher.update(format!("{resource:?}").as_bytes());
             }
-        }
-        hasher
-            .finalize()
-            .iter()
-            .map(|byte| format!("{byte:02X}"))
-            .collect()
+            hex(hasher)
+        })
     }
 
-    fn build_v3(&self, path: &str) -> Document {
-        let resources: Vec<&Resource> = self
-            .resources
-            .iter()
-            .filter(|resource| v3_path(&resource.group, &resource.version) == path)
-            .collect();
+    fn v2_hash(&self) -> String {
+        let mut hasher = Sha256::new();
+        for (path, part) in &self.v3 {
+            hasher.update(path.as_bytes());
+            hasher.update(self.hash(part).as_bytes());
+        }
+        for foreign in &self.foreign {
+            hasher.update(foreign.tag.as_bytes());
+        }
+        hex(hasher)
+    }
+
+    fn build_v3(&self, part: &Part) -> Document {
+        let resources: Vec<&Resource> = part.resources.iter().map(|r| &**r).collect();
         let mut schemas = Schemas::new(Schema::builtin(), Dialect::V3, descriptions());
         let paths = paths::paths(&resources, &mut schemas);
-        let document = json!({
+        let content = json!({
             "openapi": "3.0.0",
             "info": { "title": "Kubernetes", "version": self.version },
             "paths": paths,
@@ -215,11 +248,12 @@ impl Documents {
                 "securitySchemes": { "BearerToken": bearer_token() }
             }
         });
-        self.document(path, document.to_string().as_bytes())
+        document(self.hash(part).to_owned(), content.to_string().as_bytes())
     }
 
     fn build_v2(&self) -> Value {
-        let resources: Vec<&Resource> = self.resources.iter().collect();
+        let parts = self.v3.values();
+        let resources: Vec<&Resource> = parts.flat_map(|p| &p.resources).map(|r| &**r).collect();
         let mut schemas = Schemas::new(Schema::builtin(), Dialect::V2, descriptions());
         let paths = paths::paths(&resources, &mut schemas);
         let mut document = json!({
@@ -240,6 +274,25 @@ impl Documents {
     pub fn group_versions(&self) -> BTreeSet<&str> {
         self.v3.keys().map(String::as_str).collect()
     }
+}
+
+fn is_same(a: &[Arc<Resource>], b: &[Arc<Resource>]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| Arc::ptr_eq(a, b))
+}
+
+fn document(hash: String, bytes: &[u8]) -> Document {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+    // writing into memory can't fail
+    let written = encoder.write_all(bytes).and_then(|()| encoder.finish());
+    Document {
+        gzip: written.unwrap_or_default(),
+        hash,
+    }
+}
+
+fn hex(hasher: Sha256) -> String {
+    let digest = hasher.finalize();
+    digest.iter().map(|byte| format!("{byte:02X}")).collect()
 }
 
 fn bearer_token() -> Value {

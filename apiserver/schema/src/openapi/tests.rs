@@ -204,3 +204,13 @@ fn v2_in_protobuf_holds_all_definitions() {
     }
     assert_eq!(definitions, json["definitions"].as_object().unwrap().len());
 }
+
+#[test]
+fn what_stays_is_not_built_again() {
+    let (own, other) = (Arc::new(deployments()), Arc::new(custom()));
+    let first = Documents::after(None, "v1.36.2", [own.clone()].into_iter());
+    let built = first.v3("apis/apps/v1").unwrap();
+    let second = Documents::after(Some(&first), "v1.36.2", [own, other].into_iter());
+    assert!(Arc::ptr_eq(&built, &second.v3("apis/apps/v1").unwrap()));
+    assert_ne!(first.v2_json().hash, second.v2_json().hash);
+}
