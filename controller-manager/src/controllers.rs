@@ -371,6 +371,14 @@ pub const ALL: &[Controller] = &[
         owns: &["horizontalpodautoscalers/status", "*/scale"],
         start: crate::autoscaler::start,
     },
+    Controller {
+        name: "validatingadmissionpolicy-status-controller",
+        account: "validatingadmissionpolicy-status-controller",
+        on_by_default: true,
+        reads: &["validatingadmissionpolicies", "customresourcedefinitions"],
+        owns: &["validatingadmissionpolicies/status"],
+        start: crate::policy_status::start,
+    },
 ];
 
 /// The names of all controllers.

@@ -33,6 +33,59 @@ impl Resource {
     }
 }
 
+/// A resource in any version that is served, as the rules of policies name it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Named {
+    /// The group; empty for the core group.
+    pub group: String,
+    /// The version.
+    pub version: String,
+    /// Plural and singular.
+    pub names: [String; 2],
+    /// The kind.
+    pub kind: String,
+}
+
+/// Asks the API server for every resource in every version.
+pub async fn all_versions(client: &Client) -> Result<Vec<Named>, Error> {
+    let (core, groups) = futures::try_join!(
+        client.list_core_api_versions_aggregated(),
+        client.list_api_groups_aggregated()
+    )?;
+    Ok(core
+        .items
+        .into_iter()
+        .chain(groups.items)
+        .flat_map(named)
+        .collect())
+}
+
+fn named(group: APIGroupDiscovery) -> Vec<Named> {
+    let name = group
+        .metadata
+        .and_then(|meta| meta.name)
+        .unwrap_or_default();
+    let mut found = Vec::new();
+    for version in group.versions {
+        let label = version.version.unwrap_or_default();
+        for resource in version.resources {
+            let (Some(plural), Some(kind)) = (
+                resource.resource,
+                resource.response_kind.and_then(|kind| kind.kind),
+            ) else {
+                continue;
+            };
+            found.push(Named {
+                group: name.clone(),
+                version: label.clone(),
+                names: [plural, resource.singular_resource.unwrap_or_default()],
+                kind,
+            });
+        }
+    }
+    found
+}
+
 /// What discovery answered.
 #[derive(Clone, Debug, Default)]
 pub struct Discovered {

@@ -14,6 +14,7 @@ pub mod options;
 pub mod pod;
 pub mod pod_control;
 pub mod pod_index;
+pub mod policy_status;
 pub mod revision;
 
 pub mod autoscaler;

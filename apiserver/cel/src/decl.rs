@@ -209,6 +209,20 @@ impl Decl {
         })
     }
 
+    /// The declared type of a custom resource's schema, as clients see it: with all of `metadata`, which has a type of its own.
+    pub fn of_custom_resource(schema: &Json, metadata: Arc<Decl>) -> Arc<Decl> {
+        let (mut fields, min_size) =
+            stacker::maybe_grow(64 * 1024, 1024 * 1024, || fields(schema, true));
+        let field = DeclField {
+            property: "metadata".to_owned(),
+            decl: metadata,
+        };
+        fields.insert("metadata".to_owned(), field);
+        let object = ObjectDecl::unnamed();
+        object.fields.get_or_init(|| fields);
+        Decl::simple(DeclKind::Object(object), 0, min_size)
+    }
+
     /// The declared type of a built-in kind's type.
     pub fn from_type(ty: &SchemaType) -> Arc<Decl> {
         from_type(ty, &mut Vec::new())
@@ -297,6 +311,14 @@ fn keys(schema: &Json) -> Vec<String> {
 }
 
 fn object(schema: &Json, resource_root: bool) -> Arc<Decl> {
+    let (fields, min_size) = fields(schema, resource_root);
+    let object = ObjectDecl::unnamed();
+    object.fields.get_or_init(|| fields);
+    Decl::simple(DeclKind::Object(object), 0, min_size)
+}
+
+/// The fields of an object's schema, and the fewest bytes that all take.
+fn fields(schema: &Json, resource_root: bool) -> (BTreeMap<String, DeclField>, u64) {
     let required: HashSet<&str> = schema
         .get("required")
         .and_then(Json::as_array)
@@ -336,9 +358,7 @@ fn object(schema: &Json, resource_root: bool) -> Arc<Decl> {
             fields.insert(identifier.into_owned(), field);
         }
     }
-    let object = ObjectDecl::unnamed();
-    object.fields.get_or_init(|| fields);
-    Decl::simple(DeclKind::Object(object), 0, min_size)
+    (fields, min_size)
 }
 
 /// Structs may be recursive: one that is being made is found in `open`.

@@ -9,6 +9,7 @@ use crate::conditions::request;
 use crate::decl::Decl;
 use crate::environment::Environment;
 use crate::program::Program;
+use crate::source::CompileError;
 use crate::types::Type;
 
 /// What an expression of a policy is for.
@@ -127,6 +128,38 @@ impl Compiler {
         Compiler { environment }
     }
 
+    /// For checks against the types that a policy is about: of the object, and if the policy takes parameters, theirs where it is
+    /// known. `variables` are there, and there are none yet.
+    #[must_use]
+    pub fn typed(object: Arc<Decl>, params: Option<Option<Arc<Decl>>>) -> Compiler {
+        let mut environment = Environment::base()
+            .variable("namespaceObject", namespace())
+            .variable("request", request())
+            .variable("object", object.clone())
+            .variable("oldObject", object)
+            .typed(
+                "authorizer",
+                Type::object("kubernetes.authorization.Authorizer"),
+            )
+            .composing();
+        if let Some(params) = params {
+            environment = environment.variable("params", params.unwrap_or_else(Decl::dynamic));
+        }
+        Compiler { environment }
+    }
+
+    /// Checks an expression, whatever it results in.
+    pub fn check(&self, expression: &str) -> Result<Program, CompileError> {
+        self.environment.compile(expression)
+    }
+
+    /// Checks a variable, and lets the expressions after it name it, also where it is wrong.
+    pub fn check_variable(&mut self, name: &str, expression: &str) {
+        let program = self.check(expression).ok();
+        self.environment
+            .compose(name, program.as_ref().map(Program::output));
+    }
+
     /// With `variables`, of which there are none yet.
     #[must_use]
     pub fn composing(self) -> Compiler {
@@ -238,6 +271,30 @@ mod tests {
         assert!(
             refusal(&compiler, Purpose::Validation, "variables.x")
                 .contains("undeclared reference to 'variables'")
+        );
+    }
+
+    #[test]
+    fn types_are_checked() {
+        let schema = serde_json::json!({"type": "object", "properties": {"spec": {"type": "object", "properties": {"replicas": {"type": "integer"}}}}});
+        let object = Decl::of_custom_resource(&schema, Decl::dynamic());
+        let mut compiler = Compiler::typed(object, Some(None));
+        compiler.check_variable("replicas", "object.spec.replicas");
+        for good in [
+            "object.spec.replicas > oldObject.spec.replicas && object.metadata.labels.x == params.y",
+            "variables.replicas + 1",
+        ] {
+            assert!(compiler.check(good).is_ok(), "{good}");
+        }
+        let why = compiler
+            .check("variables.replicas > '1'")
+            .unwrap_err()
+            .to_string();
+        assert!(why.starts_with("ERROR: <input>:1:20: found no matching overload for '_>_' applied to '(int, string)'\n | variables.replicas > '1'\n | "), "{why}");
+        let why = compiler.check("object.spec.nope").unwrap_err().to_string();
+        assert_eq!(
+            why,
+            "ERROR: <input>:1:12: undefined field 'nope'\n | object.spec.nope\n | ...........^"
         );
     }
 
