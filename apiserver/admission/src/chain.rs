@@ -45,6 +45,15 @@ pub trait Plugin: Send + Sync {
         Ok(())
     }
 
+    /// Changes the object once more, after a webhook or a policy changed it.
+    async fn readmit(
+        &self,
+        request: &mut Request,
+        environment: &Environment,
+    ) -> Result<(), Status> {
+        self.admit(request, environment).await
+    }
+
     /// Checks the object after all changes. It must not change the object, but may add warnings and audit annotations.
     async fn validate(
         &self,
@@ -113,6 +122,7 @@ pub const ALL: &[Row] = &[
     ),
     row!(default_ingress_class, DefaultIngressClass, true),
     row!(pod_topology_labels, PodTopologyLabels, true),
+    row!(mutating_admission_policy, MutatingAdmissionPolicy, true),
     row!(mutating_admission_webhook, MutatingAdmissionWebhook, true),
     row!(validating_admission_policy, ValidatingAdmissionPolicy, true),
     row!(
@@ -152,27 +162,35 @@ impl Chain {
         })
     }
 
-    /// Lets every plugin change the object. If a webhook changed it, the plugins before have another look: what they fill in
-    /// must be filled in for what the webhook brought, too.
+    /// Lets every plugin change the object. If a policy or a webhook changed it, the plugins before have another look: what they
+    /// fill in must be filled in for what those brought, too.
     pub async fn admit(
         &self,
         request: &mut Request,
         environment: &Environment,
     ) -> Result<(), Status> {
+        let dynamic = |plugin: &dyn Plugin| {
+            matches!(
+                plugin.name(),
+                plugins::mutating_admission_policy::NAME
+                    | plugins::mutating_admission_webhook::NAME
+            )
+        };
+        let first = self.plugins.iter().position(|p| dynamic(p.as_ref()));
+        let last = self.plugins.iter().rposition(|p| dynamic(p.as_ref()));
+        let mut before = None;
         for (i, plugin) in self.plugins.iter().enumerate() {
-            if !plugin.handles(request) {
-                continue;
+            if Some(i) == first {
+                before.clone_from(&request.object);
             }
-            if plugin.name() != plugins::mutating_admission_webhook::NAME {
+            if plugin.handles(request) {
                 plugin.admit(request, environment).await?;
-                continue;
             }
-            let before = request.object.clone();
-            plugin.admit(request, environment).await?;
-            if request.object != before {
-                for earlier in &self.plugins[..i] {
+            if Some(i) == last && request.object != before {
+                let webhooks = plugins::mutating_admission_webhook::NAME;
+                for earlier in self.plugins[..=i].iter().filter(|p| p.name() != webhooks) {
                     if earlier.handles(request) {
-                        earlier.admit(request, environment).await?;
+                        earlier.readmit(request, environment).await?;
                     }
                 }
             }

@@ -3,6 +3,7 @@
 
 mod certificates;
 pub mod chain;
+mod defaulting;
 mod defaults;
 mod edit;
 mod live;

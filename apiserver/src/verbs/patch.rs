@@ -204,7 +204,7 @@ fn refused(error: &PatchError) -> Status {
     match error {
         PatchError::Invalid(why) => Status::bad_request(why.clone()),
         PatchError::TooManyOperations(_) => Status::request_entity_too_large(error),
-        PatchError::NotApplicable(why) => {
+        PatchError::NotApplicable(why) | PatchError::TestFailed(why) => {
             tracing::debug!(why, "a patch can't be applied");
             let mut status = Status::failure(
                 422,

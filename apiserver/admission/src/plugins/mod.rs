@@ -8,6 +8,7 @@ pub mod default_ingress_class;
 pub mod default_storage_class;
 pub mod default_toleration_seconds;
 pub mod limit_ranger;
+pub mod mutating_admission_policy;
 pub mod mutating_admission_webhook;
 pub mod namespace_lifecycle;
 pub mod node_restriction;

@@ -6,10 +6,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use keelson_auth::Status;
 use keelson_registry::access::Access;
-use keelson_registry::kinds;
-use serde_json::Value;
 
 use crate::chain::{Environment, Plugin};
+use crate::defaulting;
 use crate::request::Request;
 use crate::webhooks::{self, Caller, Hook, HookError, https};
 
@@ -141,30 +140,17 @@ fn apply(hook: &Hook, request: &mut Request, patch: &[u8]) -> Result<bool, HookE
             "the patch changes the object's kind",
         )));
     }
-    default(request, &mut after);
+    defaulting::fill(request, &mut after);
     let changed = *before != after;
     request.object = Some(after);
     Ok(changed)
-}
-
-fn default(request: &Request, object: &mut Value) {
-    let kind = &request.kind;
-    let own = kinds::find(
-        &request.resource.group,
-        &request.resource.version,
-        &request.resource.resource,
-    );
-    // The bodies of some subresources are of another kind, with defaults of its own.
-    if let Some(own) = own.filter(|own| own.kind == kind.kind && own.group == kind.group) {
-        own.strategy.default(object);
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use base64::Engine;
     use base64::engine::general_purpose::STANDARD;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
     use crate::testing::{create, environment, run};

@@ -18,6 +18,14 @@ pub(crate) struct Matched {
 }
 
 impl Matched {
+    /// An object of this kind as one of the request's.
+    pub(crate) fn back(&self, object: Value, request: &Request) -> Value {
+        if self.kind == request.kind {
+            return object;
+        }
+        versions::convert(&object, &self.kind, &request.kind)
+    }
+
     fn own(request: &Request) -> Matched {
         Matched {
             resource: request.resource.clone(),

@@ -19,6 +19,7 @@ use crate::request::{Kind, Request};
 use crate::webhooks::{conditions, review};
 
 pub(crate) mod matching;
+pub(crate) mod mutating;
 pub(crate) mod params;
 pub(crate) mod validating;
 mod versions;

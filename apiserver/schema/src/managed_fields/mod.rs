@@ -217,6 +217,24 @@ pub fn apply(
     Ok(object)
 }
 
+/// Lays a configuration over the live object without taking ownership of anything, as policies do. What can only be replaced as
+/// a whole is refused, since the fields that the configuration leaves out would be lost.
+///
+/// The result isn't decoded yet, as that of [`apply`].
+pub fn overlay(live: &Value, config: &Value, ty: &Type) -> Result<Value, String> {
+    typed::validate(config, ty)
+        .map_err(|error| format!("failed to convert patch object to typed object: {error}"))?;
+    let node = Node::new(ty);
+    let atomic = typed::atomics(config, node);
+    if !atomic.is_empty() {
+        return Err(format!(
+            "invalid ApplyConfiguration: may not mutate atomic arrays, maps or structs: {}",
+            atomic.join(", ")
+        ));
+    }
+    Ok(merge::merge(live, config, node))
+}
+
 /// Keeps the old times of managed fields where nothing else changed, so that a write without effect writes nothing.
 pub fn keep_times(old: &Value, new: &mut Value) {
     let (Some(before), Some(after)) = (stored_entries(old), stored_entries(new)) else {

@@ -204,6 +204,44 @@ fn collect(value: &Value, node: Node<'_>, path: &mut Vec<PathElement>, set: &mut
     }
 }
 
+/// The paths of all lists and objects in a value that can only be replaced as a whole.
+pub(super) fn atomics(value: &Value, node: Node<'_>) -> Vec<String> {
+    let mut found = Vec::new();
+    find_atomics(value, node, &mut Vec::new(), &mut found);
+    found
+}
+
+fn find_atomics(
+    value: &Value,
+    node: Node<'_>,
+    path: &mut Vec<PathElement>,
+    found: &mut Vec<String>,
+) {
+    match (value, node.ty) {
+        (Value::Object(entries), Type::Struct(_) | Type::Map(_)) => {
+            if node.atomic {
+                found.push(path_text(path));
+            }
+            for (name, inner) in entries.iter().filter(|(name, _)| node.declares(name)) {
+                path.push(node.element(name));
+                find_atomics(inner, node.field(name), path, found);
+                path.pop();
+            }
+        }
+        (Value::Array(items), Type::List(list)) => {
+            if node.atomic {
+                found.push(path_text(path));
+            }
+            for (at, item) in items.iter().enumerate() {
+                path.push(PathElement::Index(i64::try_from(at).unwrap_or(i64::MAX)));
+                find_atomics(item, Node::new(&list.element), path, found);
+                path.pop();
+            }
+        }
+        _ => {}
+    }
+}
+
 /// Whether an applied configuration fits its type; the error has upstream's words.
 pub(super) fn validate(value: &Value, ty: &Type) -> Result<(), String> {
     let mut checker = Checker::default();

@@ -30,6 +30,9 @@ pub enum PatchError {
     /// It can't be applied to this object: 422.
     #[error("{0}")]
     NotApplicable(String),
+    /// One of its tests failed: 422.
+    #[error("{0}")]
+    TestFailed(String),
     /// What upstream answers with 500, as a list element without its merge key.
     #[error("{0}")]
     Internal(String),
@@ -41,7 +44,7 @@ impl PatchError {
         match self {
             PatchError::Invalid(_) => 400,
             PatchError::TooManyOperations(_) => 413,
-            PatchError::NotApplicable(_) => 422,
+            PatchError::NotApplicable(_) | PatchError::TestFailed(_) => 422,
             PatchError::Internal(_) => 500,
         }
     }
@@ -67,8 +70,12 @@ pub fn json(original: &Value, patch: &[u8]) -> Result<Value, PatchError> {
     let mut copied = 0;
     for operation in &patch.0 {
         check_growth(&patched, operation, &mut copied)?;
-        json_patch::patch(&mut patched, std::slice::from_ref(operation))
-            .map_err(|error| PatchError::NotApplicable(error.to_string()))?;
+        json_patch::patch(&mut patched, std::slice::from_ref(operation)).map_err(|error| {
+            match error.kind {
+                json_patch::PatchErrorKind::TestFailed => PatchError::TestFailed(error.to_string()),
+                _ => PatchError::NotApplicable(error.to_string()),
+            }
+        })?;
     }
     Ok(patched)
 }
