@@ -190,7 +190,7 @@ impl AddressStore for Writes {
         stored
             .map(|stored| {
                 let mut value: Value =
-                    serde_json::from_slice(&stored.value).map_err(Status::internal)?;
+                    crate::resources::from_bytes(&stored.value).map_err(Status::internal)?;
                 keelson_registry::access::set(
                     &mut value,
                     "metadata.resourceVersion",

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use keelson_admission::{Chain, Environment};
-use keelson_auth::authenticate::{Authenticator, Config, TokenAuthenticator, x509::X509Error};
+use keelson_auth::authenticate::x509::X509Error;
 use keelson_auth::node::NodeAuthorizer;
 use keelson_auth::rbac::Index;
-use keelson_auth::service_account::{Issuer, KeyError, Keys, ServiceAccountTokens, TokenRequests};
+use keelson_auth::service_account::{Issuer, KeyError, Keys, TokenRequests};
 use keelson_auth::{Answer, Attributes, Authorizer, Decision, Lookup, Rules, Union, User};
 use keelson_daemon::tls::TlsError;
 use keelson_encryption::{ConfigError, EncryptedStore, Encryption};
@@ -22,6 +22,7 @@ use crate::audit::log::Log;
 use crate::audit::policy::Policy;
 use crate::audit::webhook::Webhook;
 use crate::audit::{Auditor, Sink};
+use crate::authentication;
 use crate::discovery::Documents;
 use crate::fairness::{self, Fairness};
 use crate::feeds::{self, Feed};
@@ -36,13 +37,11 @@ use crate::resources::Resources;
 use crate::server::{Server, Steps};
 use crate::webhook_client::WebhookClient;
 
-/// Paths that are answered without credentials.
-const ANONYMOUS_PATHS: [&str; 4] = ["/healthz", "/livez", "/readyz", "/version"];
 /// How long the store may take to answer a health check.
 const STORE_CHECK: Duration = Duration::from_secs(2);
 
 /// How long a webhook of a kubeconfig may take to answer.
-const WEBHOOK_PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const WEBHOOK_PATIENCE: Duration = Duration::from_secs(30);
 /// How often values that can't be read are tried again.
 const UNREADABLE_AGAIN: Duration = Duration::from_secs(10);
 
@@ -64,6 +63,9 @@ pub enum AssembleError {
     /// Auditing can't be set up.
     #[error("{0}")]
     Audit(String),
+    /// A source of identities is no use.
+    #[error("{0}")]
+    Identities(String),
     /// An admission plugin doesn't exist.
     #[error("admission: {0}")]
     Admission(String),
@@ -75,7 +77,10 @@ pub async fn assemble(
     store: Arc<dyn Store>,
     stop: CancellationToken,
 ) -> Result<Arc<Server>, AssembleError> {
-    let resources = Arc::new(Resources::new(&options.etcd_prefix));
+    let resources = Arc::new(Resources::storing(
+        &options.etcd_prefix,
+        options.store_protobuf,
+    ));
     let encryption = match &options.encryption {
         Some((file, follow)) => Encryption::load(file, *follow).await?,
         None => Encryption::none(),
@@ -100,7 +105,7 @@ pub async fn assemble(
         issuers: options.service_account_issuers.clone(),
         keys: Arc::new(keys(&options)?),
     });
-    let authenticator = authenticator(&options, &issuer, &objects)?;
+    let authenticator = authentication::chain(&options, &issuer, &objects, &stop)?;
     let token_requests = TokenRequests {
         issuer: issuer.clone(),
         audiences: options.api_audiences.clone(),
@@ -180,6 +185,7 @@ pub async fn assemble(
         environment,
         stop,
     });
+    authentication::follow_cas(&server)?;
     server.cache.ready().await;
     feed(&server, rbac, node).await;
     aggregation::start(&server).await;
@@ -277,24 +283,6 @@ async fn feed(server: &Arc<Server>, rbac: Arc<Index>, node: Arc<NodeAuthorizer>)
         ],
     )
     .await;
-}
-
-fn authenticator(
-    options: &Options,
-    issuer: &Arc<Issuer>,
-    objects: &Arc<dyn Lookup>,
-) -> Result<Authenticator, AssembleError> {
-    let tokens: Vec<Arc<dyn TokenAuthenticator>> = vec![Arc::new(ServiceAccountTokens::new(
-        issuer.clone(),
-        options.api_audiences.clone(),
-        objects.clone(),
-    ))];
-    Ok(Authenticator::new(Config {
-        client_ca_pem: options.client_ca.clone(),
-        front_proxy: options.front_proxy.clone(),
-        tokens,
-        anonymous_paths: ANONYMOUS_PATHS.iter().map(|p| (*p).to_owned()).collect(),
-    })?)
 }
 
 fn keys(options: &Options) -> Result<Keys, KeyError> {

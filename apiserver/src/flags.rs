@@ -44,7 +44,7 @@ pub struct Flags {
     /// Only etcd3 is supported.
     #[arg(long, default_value = "etcd3", help_heading = "etcd")]
     pub storage_backend: String,
-    /// Media type of stored objects; Keelson stores JSON.
+    /// Media type of stored objects: application/json or application/vnd.kubernetes.protobuf. Both are read.
     #[arg(long, default_value = "application/json", help_heading = "etcd")]
     pub storage_media_type: String,
     /// How long events are kept.
@@ -118,12 +118,59 @@ pub struct Flags {
     /// Audiences of tokens for this server; the issuer where none are given.
     #[arg(long, value_delimiter = ',', help_heading = "authentication")]
     pub api_audiences: Vec<String>,
-    /// Anonymous requests: only health paths and /version are answered to them, in either setting.
+    /// Answer anonymous requests to the health paths and /version (more by --authentication-config).
     #[arg(long, default_value = "true", action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", help_heading = "authentication")]
     pub anonymous_auth: bool,
-    /// Bootstrap tokens are not supported.
+    /// Accept bootstrap tokens, which are Secrets of type bootstrap.kubernetes.io/token in kube-system.
     #[arg(long, default_value = "false", action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", help_heading = "authentication")]
     pub enable_bootstrap_token_auth: bool,
+    /// JWT issuers and anonymous paths: a file with an AuthenticationConfiguration.
+    #[arg(long, help_heading = "authentication")]
+    pub authentication_config: Option<PathBuf>,
+    /// Lines of token, user, uid and groups.
+    #[arg(long, help_heading = "authentication")]
+    pub token_auth_file: Option<PathBuf>,
+    /// Kubeconfig of a webhook that token reviews are sent to.
+    #[arg(long, help_heading = "authentication")]
+    pub authentication_token_webhook_config_file: Option<PathBuf>,
+    /// How long the webhook's answers are kept.
+    #[arg(long, default_value = "2m0s", value_parser = duration::parse_flag, help_heading = "authentication")]
+    pub authentication_token_webhook_cache_ttl: Duration,
+    /// Version of the reviews that are sent: v1.
+    #[arg(long, default_value = "v1", help_heading = "authentication")]
+    pub authentication_token_webhook_version: String,
+    /// URL of an OpenID issuer.
+    #[arg(long, help_heading = "authentication")]
+    pub oidc_issuer_url: Option<String>,
+    /// Audience of its tokens.
+    #[arg(long, help_heading = "authentication")]
+    pub oidc_client_id: Option<String>,
+    /// CA of the issuer's server.
+    #[arg(long, help_heading = "authentication")]
+    pub oidc_ca_file: Option<PathBuf>,
+    /// Claim that is the user's name.
+    #[arg(long, default_value = "sub", help_heading = "authentication")]
+    pub oidc_username_claim: String,
+    /// What stands in front of names; - is nothing.
+    #[arg(long, default_value = "", help_heading = "authentication")]
+    pub oidc_username_prefix: String,
+    /// Claim with the groups.
+    #[arg(long, default_value = "", help_heading = "authentication")]
+    pub oidc_groups_claim: String,
+    /// What stands in front of groups.
+    #[arg(long, default_value = "", help_heading = "authentication")]
+    pub oidc_groups_prefix: String,
+    /// Claims that must be there, key=value.
+    #[arg(long, value_delimiter = ',', help_heading = "authentication")]
+    pub oidc_required_claim: Vec<String>,
+    /// Signature algorithms that are accepted.
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "RS256",
+        help_heading = "authentication"
+    )]
+    pub oidc_signing_algs: Vec<String>,
     /// CA of authenticating proxies.
     #[arg(long, help_heading = "authentication")]
     pub requestheader_client_ca_file: Option<PathBuf>,
@@ -310,14 +357,10 @@ fn refuse<T>(flag: &'static str, why: impl Into<String>) -> Result<T, FlagError>
 impl Flags {
     /// Refuses what isn't supported or can't be right, so that nothing is silently left out.
     pub fn check(&self) -> Result<(), FlagError> {
-        let unsupported: [(&'static str, bool); 4] = [
+        let unsupported: [(&'static str, bool); 3] = [
             (
                 "admission-control-config-file",
                 self.admission_control_config_file.is_some(),
-            ),
-            (
-                "enable-bootstrap-token-auth",
-                self.enable_bootstrap_token_auth,
             ),
             ("watch-cache", !self.watch_cache),
             (
@@ -380,6 +423,18 @@ impl Flags {
                 "--max-requests-inflight and --max-mutating-requests-inflight must not both be 0",
             );
         }
+        let media_types = ["application/json", crate::resources::PROTOBUF_TYPE];
+        if !media_types.contains(&self.storage_media_type.as_str()) {
+            return refuse(
+                "storage-media-type",
+                format!(
+                    "{:?} is invalid, allowed values: {}",
+                    self.storage_media_type,
+                    media_types.join(", ")
+                ),
+            );
+        }
+        self.check_authentication()?;
         if self.storage_backend != "etcd3" {
             return refuse(
                 "storage-backend",
@@ -441,6 +496,39 @@ impl Flags {
             }
         }
         self.gates().map(|_| ())?;
+        Ok(())
+    }
+
+    fn check_authentication(&self) -> Result<(), FlagError> {
+        if self.oidc_issuer_url.is_some() != self.oidc_client_id.is_some() {
+            return refuse(
+                "oidc-issuer-url",
+                "and --oidc-client-id must be specified together when any oidc-* flags are set",
+            );
+        }
+        if self.oidc_issuer_url.is_some() && self.authentication_config.is_some() {
+            return refuse(
+                "authentication-config",
+                "authentication-config file and oidc-* flags are mutually exclusive",
+            );
+        }
+        let known = [
+            "RS256", "RS384", "RS512", "ES256", "ES384", "ES512", "PS256", "PS384", "PS512",
+        ];
+        for algorithm in &self.oidc_signing_algs {
+            if !known.contains(&algorithm.as_str()) {
+                return refuse(
+                    "oidc-signing-algs",
+                    format!("unsupported signing alg: {algorithm:?}"),
+                );
+            }
+        }
+        if self.authentication_token_webhook_version != "v1" {
+            return refuse(
+                "authentication-token-webhook-version",
+                "only v1 is supported",
+            );
+        }
         Ok(())
     }
 

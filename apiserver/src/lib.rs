@@ -5,6 +5,7 @@ pub mod addresses;
 pub mod aggregation;
 pub mod assemble;
 pub mod audit;
+pub mod authentication;
 pub mod body;
 pub mod context;
 pub mod custom;

@@ -1,11 +1,13 @@
 //! The `kube-apiserver` binary.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use arc_swap::ArcSwap;
 use clap::Parser;
 use keelson_daemon::logging::{self, LogOptions};
 use keelson_daemon::tls::{self, ReloadingKey};
@@ -13,6 +15,7 @@ use keelson_daemon::{shutdown, systemd, version};
 use keelson_storage::{EtcdConfig, EtcdStore, EtcdTls};
 use kube_apiserver::assemble::assemble;
 use kube_apiserver::flags::Flags;
+use kube_apiserver::following::Followed;
 use kube_apiserver::options::Options;
 use kube_apiserver::{serving, startup};
 use tokio_util::sync::CancellationToken;
@@ -50,7 +53,10 @@ async fn serve(flags: Flags) -> anyhow::Result<()> {
         .map(tls::roots)
         .transpose()?
         .unwrap_or_else(rustls::RootCertStore::empty);
-    let tls = Arc::new(serving::tls::server_config(certificate, &client_cas)?);
+    let tls = Arc::new(ArcSwap::from_pointee(serving::tls::server_config(
+        certificate.clone(),
+        &client_cas,
+    )?));
     let address = SocketAddr::new(flags.bind_address, flags.secure_port);
     let listener = keelson_daemon::secure_port::listen(address).await?;
 
@@ -58,6 +64,9 @@ async fn serve(flags: Flags) -> anyhow::Result<()> {
     let etcd = EtcdStore::connect(etcd_config(&flags)?).await?;
     let store = etcd.clone();
     let stop = CancellationToken::new();
+    if let Some(path) = &flags.client_ca_file {
+        follow_client_cas(path, certificate, &tls, &stop)?;
+    }
     let server = tokio::select! {
         server = assemble(options, Arc::new(etcd), stop.clone()) => server?,
         () = signal.cancelled() => return Ok(()),
@@ -90,6 +99,24 @@ async fn serve(flags: Flags) -> anyhow::Result<()> {
     port_closed.cancel();
     serving.await.context("serving ended oddly")?;
     startup::leave(&server).await;
+    Ok(())
+}
+
+/// Tells clients which certificates to send, by what the file of their CAs says at the time.
+fn follow_client_cas(
+    path: &Path,
+    certificate: Arc<ReloadingKey>,
+    tls: &Arc<ArcSwap<rustls::ServerConfig>>,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    let (tls, file) = (tls.clone(), path.to_owned());
+    let take = move |_: &[u8]| -> Result<(), String> {
+        let roots = tls::roots(&file).map_err(|e| e.to_string())?;
+        let config = serving::tls::server_config(certificate.clone(), &roots);
+        tls.store(Arc::new(config.map_err(|e| e.to_string())?));
+        Ok(())
+    };
+    Followed::start(path, stop, take).map_err(anyhow::Error::msg)?;
     Ok(())
 }
 

@@ -9,6 +9,9 @@ use keelson_registry::Family;
 
 use crate::audit::log::LogOptions;
 use crate::audit::webhook::BatchOptions;
+use crate::authentication::config::{
+    ClaimMappings, ClaimRule, IssuerConfig, JwtAuthenticator, Mapping,
+};
 use crate::flags::{FlagError, Flags};
 
 /// How the server behaves. Paths of certificates and the like are read while it is put together.
@@ -16,6 +19,10 @@ use crate::flags::{FlagError, Flags};
 pub struct Options {
     /// Prefix of keys in etcd.
     pub etcd_prefix: String,
+    /// Whether objects are stored as protobuf.
+    pub store_protobuf: bool,
+    /// Who is who, beyond certificates and service accounts.
+    pub authentication: AuthenticationOptions,
     /// What is recorded of requests, and where.
     pub audit: AuditOptions,
     /// The encryption configuration's file, and whether it is followed.
@@ -80,6 +87,102 @@ pub struct Options {
     pub kubelet_ca: Option<PathBuf>,
     /// Node addresses, the preferred first.
     pub kubelet_addresses: Vec<String>,
+}
+
+/// Who is who, beyond certificates and service accounts.
+#[derive(Debug, Clone, Default)]
+pub struct AuthenticationOptions {
+    /// The file with issuers and anonymous paths.
+    pub config: Option<PathBuf>,
+    /// The issuer of the old flags.
+    pub oidc: Option<JwtAuthenticator>,
+    /// Bootstrap tokens.
+    pub bootstrap_tokens: bool,
+    /// The file with tokens.
+    pub token_file: Option<PathBuf>,
+    /// The token webhook's kubeconfig, and how long its answers are kept.
+    pub webhook: Option<(PathBuf, Duration)>,
+    /// Whether the health paths are answered to anybody.
+    pub anonymous: bool,
+    /// CA of client certificates, followed.
+    pub client_ca_file: Option<PathBuf>,
+    /// CA of front proxies, followed.
+    pub front_proxy_ca_file: Option<PathBuf>,
+}
+
+impl AuthenticationOptions {
+    fn of(flags: &Flags) -> Result<Self, OptionsError> {
+        Ok(AuthenticationOptions {
+            config: flags.authentication_config.clone(),
+            oidc: oidc(flags)?,
+            bootstrap_tokens: flags.enable_bootstrap_token_auth,
+            token_file: flags.token_auth_file.clone(),
+            webhook: flags
+                .authentication_token_webhook_config_file
+                .clone()
+                .map(|file| (file, flags.authentication_token_webhook_cache_ttl)),
+            anonymous: flags.anonymous_auth,
+            client_ca_file: flags.client_ca_file.clone(),
+            front_proxy_ca_file: flags.requestheader_client_ca_file.clone(),
+        })
+    }
+}
+
+/// What the old flags say of an OpenID issuer, as the new configuration would.
+fn oidc(flags: &Flags) -> Result<Option<JwtAuthenticator>, OptionsError> {
+    let (Some(url), Some(audience)) = (&flags.oidc_issuer_url, &flags.oidc_client_id) else {
+        return Ok(None);
+    };
+    let ca = match &flags.oidc_ca_file {
+        Some(path) => String::from_utf8_lossy(&read("oidc-ca-file", path)?).into_owned(),
+        None => String::new(),
+    };
+    // Names of a foreign issuer must not be those of this cluster, unless they are mail addresses.
+    let prefix = match flags.oidc_username_prefix.as_str() {
+        "" if flags.oidc_username_claim != "email" => format!("{url}#"),
+        "-" => String::new(),
+        given => given.to_owned(),
+    };
+    let rules = flags
+        .oidc_required_claim
+        .iter()
+        .map(|entry| {
+            let (claim, value) = entry.split_once('=').ok_or_else(|| OptionsError::Value {
+                flag: "oidc-required-claim",
+                why: format!("{entry:?} is not of the form key=value"),
+            })?;
+            Ok(ClaimRule {
+                claim: claim.to_owned(),
+                required_value: value.to_owned(),
+                ..ClaimRule::default()
+            })
+        })
+        .collect::<Result<_, OptionsError>>()?;
+    Ok(Some(JwtAuthenticator {
+        issuer: IssuerConfig {
+            url: url.clone(),
+            certificate_authority: ca,
+            audiences: vec![audience.clone()],
+            ..IssuerConfig::default()
+        },
+        claim_validation_rules: rules,
+        claim_mappings: ClaimMappings {
+            username: Mapping {
+                claim: flags.oidc_username_claim.clone(),
+                prefix: Some(prefix),
+                ..Mapping::default()
+            },
+            groups: Mapping {
+                claim: flags.oidc_groups_claim.clone(),
+                prefix: Some(flags.oidc_groups_prefix.clone())
+                    .filter(|_| !flags.oidc_groups_claim.is_empty()),
+                ..Mapping::default()
+            },
+            ..ClaimMappings::default()
+        },
+        algorithms: flags.oidc_signing_algs.clone(),
+        ..JwtAuthenticator::default()
+    }))
 }
 
 /// What is recorded of requests, and where.
@@ -182,6 +285,8 @@ impl Options {
             .collect();
         Ok(Options {
             etcd_prefix: format!("/{}", flags.etcd_prefix.trim_matches('/')),
+            store_protobuf: flags.storage_media_type == crate::resources::PROTOBUF_TYPE,
+            authentication: AuthenticationOptions::of(flags)?,
             audit: AuditOptions::of(flags),
             encryption: flags
                 .encryption_provider_config

@@ -97,7 +97,8 @@ pub fn decode_any(bytes: &[u8]) -> Option<Value> {
     let (api_version, kind) = (found.api_version, found.kind);
     let mut object = serde_json::json!({"kind": kind, "apiVersion": api_version});
     let ty = type_of(&object)?;
-    let decoded = protobuf::decode(bytes, ty).ok()?;
+    let mut decoded = protobuf::decode(bytes, ty).ok()?;
+    keelson_schema::normalise(&mut decoded, ty);
     object.as_object_mut()?.extend(decoded.as_object()?.clone());
     Some(object)
 }

@@ -32,6 +32,8 @@ pub struct Resource {
     pub id: String,
     /// What its keys in the store begin with.
     pub prefix: String,
+    /// Whether objects are stored as protobuf.
+    pub protobuf: bool,
     /// The kind in whose version the cache keeps the objects, if that's another one.
     pub cached_as: Option<KindRef>,
     /// Its number among the resources that share its storage.
@@ -224,6 +226,9 @@ impl Resource {
             None => self.kind.strategy.to_storage(&mut stored),
         }
         stored["apiVersion"] = self.kind.stored_as.as_ref().into();
+        if self.protobuf {
+            return crate::protobuf::encode(&stored).map(Bytes::from);
+        }
         serde_json::to_vec(&stored)
             .map(Bytes::from)
             .map_err(Status::internal)
@@ -243,10 +248,25 @@ pub fn strip_type_meta(object: &mut Value) {
     }
 }
 
+/// What values in protobuf begin with.
+const PROTOBUF: &[u8] = b"k8s\0";
+/// The media type of such values.
+pub const PROTOBUF_TYPE: &str = "application/vnd.kubernetes.protobuf";
+/// Groups whose objects upstream stores as JSON whatever it is told.
+const ALWAYS_JSON: [&str; 2] = ["apiextensions.k8s.io", "apiregistration.k8s.io"];
+
+/// A stored value, JSON or protobuf, in the version it is stored in.
+pub fn from_bytes(value: &[u8]) -> Result<Value, ExtractError> {
+    if value.starts_with(PROTOBUF) {
+        return crate::protobuf::decode_any(value)
+            .ok_or_else(|| ExtractError("a protobuf value of an unknown kind or form".to_owned()));
+    }
+    serde_json::from_slice(value).map_err(|e| ExtractError(e.to_string()))
+}
+
 /// The object behind a stored value, in the kind's version, defaults applied.
 fn decode_stored(kind: &Kind, value: &[u8]) -> Result<Value, ExtractError> {
-    let mut object: Value =
-        serde_json::from_slice(value).map_err(|e| ExtractError(e.to_string()))?;
+    let mut object = from_bytes(value)?;
     if !object.get("metadata").is_some_and(Value::is_object) {
         return Err(ExtractError("not an object with metadata".to_owned()));
     }
@@ -318,11 +338,16 @@ impl Table {
 }
 
 impl Resources {
-    /// The table for keys under `prefix` (`/registry`).
+    /// The table for keys under `prefix` (`/registry`), objects stored as JSON.
     pub fn new(prefix: &str) -> Self {
+        Self::storing(prefix, false)
+    }
+
+    /// The same, objects stored as protobuf or as JSON. Both are read.
+    pub fn storing(prefix: &str, protobuf: bool) -> Self {
         Resources {
             prefix: prefix.to_owned(),
-            builtin: Table::of(builtin(prefix)),
+            builtin: Table::of(builtin(prefix, protobuf)),
             custom: ArcSwap::default(),
         }
     }
@@ -439,7 +464,7 @@ fn classify(known: &HashMap<String, GroupResource>, key: &str) -> GroupResource 
     }
 }
 
-fn builtin(prefix: &str) -> Vec<Arc<Resource>> {
+fn builtin(prefix: &str, protobuf: bool) -> Vec<Arc<Resource>> {
     let schema = Schema::builtin();
     let mut all = Vec::new();
     for kind in kinds::ALL.iter() {
@@ -465,6 +490,7 @@ fn builtin(prefix: &str) -> Vec<Arc<Resource>> {
             } else {
                 String::new()
             },
+            protobuf: protobuf && !ALWAYS_JSON.contains(&&*kind.group),
             slot: u32::from(cached_as.is_some()),
             cached_as,
             custom: None,
@@ -499,6 +525,31 @@ mod tests {
                 .count(),
             1
         );
+    }
+
+    #[test]
+    fn values_in_protobuf_are_written_where_asked_for_and_always_read() {
+        let (json, protobuf) = (
+            Resources::new("/registry"),
+            Resources::storing("/registry", true),
+        );
+        let object = json!({"kind": "Secret", "metadata": {"name": "a", "namespace": "b"}, "type": "Opaque", "data": {"k": "dg=="}});
+        let secrets = protobuf.get("", "v1", "secrets").unwrap();
+        let bytes = secrets.encode(&object).unwrap();
+        // The envelope of upstream: k8s\0, then Unknown with its TypeMeta.
+        assert!(bytes.starts_with(b"k8s\0\n\x0c\n\x02v1\x12\x06Secret"));
+        let read = json.get("", "v1", "secrets").unwrap();
+        let plain = read.encode(&object).unwrap();
+        assert_eq!(
+            read.decode(&bytes, 7).unwrap(),
+            read.decode(&plain, 7).unwrap()
+        );
+        let services = protobuf
+            .get("apiregistration.k8s.io", "v1", "apiservices")
+            .unwrap();
+        let object = json!({"kind": "APIService", "metadata": {"name": "v1."}, "spec": {}});
+        assert!(services.encode(&object).unwrap().starts_with(b"{"));
+        assert!(from_bytes(b"k8s\0\xff").is_err());
     }
 
     #[test]

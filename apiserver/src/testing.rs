@@ -96,7 +96,7 @@ impl TestServer {
         tokio::spawn(serving::serve(
             server.clone(),
             listener,
-            Arc::new(config),
+            Arc::new(arc_swap::ArcSwap::from_pointee(config)),
             port_closed.clone(),
             Duration::from_secs(1),
         ));

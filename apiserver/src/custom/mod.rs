@@ -176,6 +176,7 @@ pub fn resources(
             id: resource_id.clone(),
             prefix: keys.clone(),
             cached_as: None,
+            protobuf: false,
             slot: u32::try_from(slot).unwrap_or(u32::MAX >> 8),
             custom: Some(Custom {
                 definition: definition.clone(),

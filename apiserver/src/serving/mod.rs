@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -31,11 +32,10 @@ const MAX_STREAMS: u32 = 100;
 pub async fn serve(
     server: Arc<Server>,
     listener: TcpListener,
-    tls: Arc<ServerConfig>,
+    tls: Arc<ArcSwap<ServerConfig>>,
     stop: CancellationToken,
     grace: Duration,
 ) {
-    let acceptor = TlsAcceptor::from(tls);
     let connections = TaskTracker::new();
     loop {
         let accepted = tokio::select! {
@@ -46,7 +46,8 @@ pub async fn serve(
             Ok((stream, address)) => {
                 connections.spawn(connection(
                     server.clone(),
-                    acceptor.clone(),
+                    // As it is now: certificates and CAs may have changed.
+                    TlsAcceptor::from(tls.load_full()),
                     stream,
                     address,
                     stop.clone(),

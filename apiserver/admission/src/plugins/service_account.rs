@@ -413,4 +413,44 @@ mod tests {
             403
         );
     }
+
+    fn enforcing() -> (&'static str, Value) {
+        let mut account = account(json!({"secrets": [{"name": "mine"}]}));
+        account.1["metadata"]["annotations"] = json!({ENFORCE_SECRETS: "true"});
+        account
+    }
+
+    /// `envFrom` was forgotten in one kind of container or another.
+    #[tokio::test]
+    async fn cve_2024_3177_env_from_is_limited_in_all_containers() {
+        for list in ["containers", "initContainers"] {
+            for (secret, allowed) in [("mine", true), ("other", false)] {
+                let mut pod = pod();
+                pod["spec"][list] =
+                    json!([{"name": "x", "envFrom": [{"secretRef": {"name": secret}}]}]);
+                let mut request = create("", "pods", pod);
+                let done = admit(&ServiceAccount, &mut request, &[enforcing()]).await;
+                assert_eq!(done.is_ok(), allowed, "{list} {secret}");
+            }
+        }
+    }
+
+    /// Ephemeral containers were added to a pod without the check.
+    #[tokio::test]
+    async fn cve_2023_2728_ephemeral_containers_are_limited_too() {
+        for source in [
+            json!({"name": "e", "envFrom": [{"secretRef": {"name": "other"}}]}),
+            json!({"name": "e", "env": [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "other", "key": "k"}}}]}),
+        ] {
+            let mut pod = pod();
+            pod["spec"]["serviceAccountName"] = json!("default");
+            pod["spec"]["ephemeralContainers"] = json!([source]);
+            let mut request = create("", "pods", pod);
+            request.operation = Operation::Update;
+            request.subresource = "ephemeralcontainers".into();
+            assert!(ServiceAccount.handles(&request));
+            let refused = admit(&ServiceAccount, &mut request, &[enforcing()]).await;
+            assert_eq!(refused.unwrap_err().code, 403);
+        }
+    }
 }

@@ -1,15 +1,19 @@
 //! Who sent a request: front proxy, client certificate, bearer token or nobody, in upstream's order.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use arc_swap::ArcSwapOption;
 use http::HeaderMap;
 use rustls_pki_types::CertificateDer;
 
 use crate::user::User;
 use keelson_api::status::Status;
 
+pub mod bootstrap;
 pub mod front_proxy;
 pub mod token;
+pub mod token_file;
 pub mod x509;
 
 pub use token::TokenAuthenticator;
@@ -25,22 +29,32 @@ pub struct Config {
     pub tokens: Vec<Arc<dyn TokenAuthenticator>>,
     /// Paths that may be read without credentials; everything else needs some.
     pub anonymous_paths: Vec<String>,
+    /// Says instead of the list which paths those are, where a configuration file does.
+    pub anonymous: Option<Anonymous>,
 }
+
+/// Says of a path whether it may be asked for without credentials; `None` leaves it to the list.
+pub type Anonymous = Arc<dyn Fn(&str) -> Option<bool> + Send + Sync>;
 
 /// What a TLS connection's peer proved, worked out once per connection.
 #[derive(Debug, Clone, Default)]
 pub struct Peer {
     client: Option<x509::Certified>,
     proxy: Option<x509::Certified>,
-    presented: bool,
+    chain: Arc<[CertificateDer<'static>]>,
+    /// Of the CAs that this was worked out with.
+    generation: u64,
 }
 
 /// Finds out who sent a request.
 pub struct Authenticator {
-    client_ca: Option<x509::Authority>,
-    front_proxy: Option<front_proxy::FrontProxy>,
+    client_ca: ArcSwapOption<x509::Authority>,
+    front_proxy: ArcSwapOption<front_proxy::FrontProxy>,
+    /// Counts the changes of the CAs.
+    generation: AtomicU64,
     tokens: Vec<Arc<dyn TokenAuthenticator>>,
     anonymous_paths: Vec<String>,
+    anonymous: Option<Anonymous>,
 }
 
 /// An authenticated caller.
@@ -65,11 +79,29 @@ impl Authenticator {
             .map(front_proxy::FrontProxy::new)
             .transpose()?;
         Ok(Self {
-            client_ca,
-            front_proxy,
+            client_ca: ArcSwapOption::from_pointee(client_ca),
+            front_proxy: ArcSwapOption::from_pointee(front_proxy),
+            generation: AtomicU64::new(0),
             tokens: config.tokens,
             anonymous_paths: config.anonymous_paths,
+            anonymous: config.anonymous,
         })
+    }
+
+    /// Takes other CAs of client certificates; open connections are looked at again.
+    pub fn replace_client_ca(&self, pem: &[u8]) -> Result<(), x509::X509Error> {
+        let authority = x509::Authority::from_pem(pem)?;
+        self.client_ca.store(Some(Arc::new(authority)));
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        Ok(())
+    }
+
+    /// Takes another front proxy's CAs, names and headers.
+    pub fn replace_front_proxy(&self, config: front_proxy::Config) -> Result<(), x509::X509Error> {
+        let proxy = front_proxy::FrontProxy::new(config)?;
+        self.front_proxy.store(Some(Arc::new(proxy)));
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        Ok(())
     }
 
     /// What the presented certificate chain (leaf first) proves. Possession of the key was proved in the handshake.
@@ -77,7 +109,13 @@ impl Authenticator {
         if chain.is_empty() {
             return Peer::default();
         }
-        let check = |authority: &x509::Authority| match authority.verify(chain) {
+        self.look_at(chain.iter().map(|c| c.clone().into_owned()).collect())
+    }
+
+    fn look_at(&self, chain: Arc<[CertificateDer<'static>]>) -> Peer {
+        // Before the CAs: if they change in between, it is looked at once more.
+        let generation = self.generation.load(Ordering::Acquire);
+        let check = |authority: &x509::Authority| match authority.verify(&chain) {
             Ok(certified) => Some(certified),
             Err(error) => {
                 tracing::debug!(%error, "client certificate not accepted");
@@ -85,12 +123,14 @@ impl Authenticator {
             }
         };
         Peer {
-            client: self.client_ca.as_ref().and_then(check),
+            client: self.client_ca.load().as_deref().and_then(check),
             proxy: self
                 .front_proxy
-                .as_ref()
+                .load()
+                .as_deref()
                 .and_then(|proxy| check(proxy.authority())),
-            presented: true,
+            chain,
+            generation,
         }
     }
 
@@ -102,13 +142,21 @@ impl Authenticator {
         path: &str,
     ) -> Result<Authenticated, Status> {
         let mut invalid = false;
-        if let (Some(proxy), Some(certified)) = (&self.front_proxy, &peer.proxy)
+        let again;
+        let current = peer.generation == self.generation.load(Ordering::Acquire);
+        let peer = if peer.chain.is_empty() || current {
+            peer
+        } else {
+            again = self.look_at(peer.chain.clone());
+            &again
+        };
+        if let (Some(proxy), Some(certified)) = (self.front_proxy.load().as_deref(), &peer.proxy)
             && certified.valid_now()
             && let Some(user) = proxy.user(&certified.user.name, headers)
         {
             return Ok(authenticated(Arc::new(user)));
         }
-        if peer.presented {
+        if !peer.chain.is_empty() {
             match &peer.client {
                 Some(certified) if certified.valid_now() => {
                     return Ok(authenticated(certified.user.clone()));
@@ -132,7 +180,7 @@ impl Authenticator {
             invalid = true;
         }
         // Bad credentials are refused even where none are needed, as upstream does.
-        if !invalid && self.anonymous_paths.iter().any(|p| p == path) {
+        if !invalid && self.may_be_anonymous(path) {
             return Ok(Authenticated {
                 user: Arc::new(User::anonymous()),
                 warning: None,
@@ -141,10 +189,17 @@ impl Authenticator {
         Err(Status::unauthorized())
     }
 
+    fn may_be_anonymous(&self, path: &str) -> bool {
+        self.anonymous
+            .as_ref()
+            .and_then(|says| says(path))
+            .unwrap_or_else(|| self.anonymous_paths.iter().any(|p| p == path))
+    }
+
     /// Removes the credentials from a request that is passed on to handlers or other servers.
     pub fn strip_credentials(&self, headers: &mut HeaderMap) {
         headers.remove(http::header::AUTHORIZATION);
-        if let Some(proxy) = &self.front_proxy {
+        if let Some(proxy) = self.front_proxy.load().as_deref() {
             proxy.strip(headers);
         }
         token::strip_websocket(headers);
@@ -223,6 +278,7 @@ mod tests {
             )),
             tokens: vec![],
             anonymous_paths: vec!["/healthz".into()],
+            anonymous: None,
         })
         .unwrap()
     }

@@ -29,6 +29,13 @@ pub struct TokenIdentity {
     pub warning: Option<String>,
 }
 
+/// Which of the asked audiences tokens that name none are good for: the API server's own. `None` if others only were
+/// asked for, so that such a token passes for nobody elsewhere.
+pub fn own_audiences(own: &[String], asked: &[String]) -> Option<Vec<String>> {
+    let both: Vec<String> = asked.iter().filter(|a| own.contains(a)).cloned().collect();
+    (asked.is_empty() || !both.is_empty()).then_some(both)
+}
+
 /// Accepts bearer tokens.
 #[async_trait]
 pub trait TokenAuthenticator: Send + Sync {
