@@ -379,6 +379,22 @@ pub const ALL: &[Controller] = &[
         owns: &["validatingadmissionpolicies/status"],
         start: crate::policy_status::start,
     },
+    Controller {
+        name: "bootstrap-signer-controller",
+        account: "bootstrap-signer",
+        on_by_default: false,
+        reads: &["secrets:bootstrap", "configmaps:cluster-info"],
+        owns: &["configmaps:cluster-info"],
+        start: crate::bootstrap::signer::start,
+    },
+    Controller {
+        name: "token-cleaner-controller",
+        account: "token-cleaner",
+        on_by_default: false,
+        reads: &["secrets:bootstrap"],
+        owns: &["secrets:bootstrap"],
+        start: crate::bootstrap::cleaner::start,
+    },
 ];
 
 /// The names of all controllers.

@@ -4,6 +4,7 @@
 //! change, and a thin part that feeds it from informers and carries the changes out as its own service account.
 
 pub mod adoption;
+pub mod bootstrap;
 pub mod context;
 pub mod controllers;
 pub mod discovery;

@@ -65,6 +65,7 @@ pub async fn start() -> Cluster {
         "kube-controller-manager",
         "--cluster-cidr=10.244.0.0/16",
         "--allocate-node-cidrs",
+        "--controllers=*,bootstrap-signer-controller,token-cleaner-controller",
         "--root-ca-file",
         root.to_str().unwrap(),
         "--cluster-signing-cert-file",

@@ -175,3 +175,42 @@ async fn jobs_end_stateful_sets_count_up_and_budgets_count() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bootstrap_tokens_sign_the_clusters_description_and_end() {
+    let cluster = start().await;
+    let client = &cluster.client;
+    let secrets = Api::<Secret>::namespaced(client.clone(), "kube-system");
+    let token = |id: &str, expires: jiff::Timestamp| {
+        json!({"metadata": {"name": format!("bootstrap-token-{id}")}, "type": "bootstrap.kubernetes.io/token",
+            "stringData": {"token-id": id, "token-secret": "0123456789abcdef", "usage-bootstrap-signing": "true",
+                "expiration": expires.to_string()}})
+    };
+    let now = jiff::Timestamp::now();
+    let later = |seconds| now + jiff::SignedDuration::from_secs(seconds);
+    create(&secrets, token("abcdef", later(3600))).await;
+    let maps = Api::<ConfigMap>::namespaced(client.clone(), "kube-public");
+    let info = json!({"metadata": {"name": "cluster-info"}, "data": {"kubeconfig": "x"}});
+    create(&maps, info).await;
+    let signatures = || async {
+        let data = maps.get("cluster-info").await.ok()?.data?;
+        Some(
+            data.into_keys()
+                .filter(|k| k != "kubeconfig")
+                .collect::<Vec<_>>(),
+        )
+    };
+    until("the signature", || async {
+        (signatures().await? == ["jws-kubeconfig-abcdef"]).then_some(())
+    })
+    .await;
+    create(&secrets, token("soon12", later(2))).await;
+    until("the token to be deleted", || async {
+        matches!(secrets.get_opt("bootstrap-token-soon12").await, Ok(None)).then_some(())
+    })
+    .await;
+    until("its signature to go", || async {
+        (signatures().await? == ["jws-kubeconfig-abcdef"]).then_some(())
+    })
+    .await;
+}
