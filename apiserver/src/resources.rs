@@ -527,28 +527,28 @@ mod tests {
         );
     }
 
-    #[test]
-    fn values_in_protobuf_are_written_where_asked_for_and_always_read() {
+    #[tokio::test]
+    async fn values_in_protobuf_are_written_where_asked_for_and_always_read() {
         let (json, protobuf) = (
             Resources::new("/registry"),
             Resources::storing("/registry", true),
         );
         let object = json!({"kind": "Secret", "metadata": {"name": "a", "namespace": "b"}, "type": "Opaque", "data": {"k": "dg=="}});
         let secrets = protobuf.get("", "v1", "secrets").unwrap();
-        let bytes = secrets.encode(&object).unwrap();
+        let bytes = secrets.encode(&object).await.unwrap();
         // The envelope of upstream: k8s\0, then Unknown with its TypeMeta.
         assert!(bytes.starts_with(b"k8s\0\n\x0c\n\x02v1\x12\x06Secret"));
         let read = json.get("", "v1", "secrets").unwrap();
-        let plain = read.encode(&object).unwrap();
+        let plain = read.encode(&object).await.unwrap();
         assert_eq!(
-            read.decode(&bytes, 7).unwrap(),
-            read.decode(&plain, 7).unwrap()
+            read.decode(&bytes, 7).await.unwrap(),
+            read.decode(&plain, 7).await.unwrap()
         );
         let services = protobuf
             .get("apiregistration.k8s.io", "v1", "apiservices")
             .unwrap();
         let object = json!({"kind": "APIService", "metadata": {"name": "v1."}, "spec": {}});
-        assert!(services.encode(&object).unwrap().starts_with(b"{"));
+        assert!(services.encode(&object).await.unwrap().starts_with(b"{"));
         assert!(from_bytes(b"k8s\0\xff").is_err());
     }
 
