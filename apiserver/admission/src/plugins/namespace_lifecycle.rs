@@ -1,6 +1,10 @@
 //! NamespaceLifecycle: nothing is created in a namespace that is missing or going, and the namespaces that the cluster needs
 //! cannot be deleted.
 
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
 use async_trait::async_trait;
 use keelson_auth::{Lookup, Qualified, Status};
 use serde_json::Value;
@@ -13,9 +17,50 @@ pub const NAME: &str = "NamespaceLifecycle";
 /// The namespaces that cannot be deleted.
 const IMMORTAL: &[&str] = &["default", "kube-system", "kube-public"];
 
+/// For so long after a deletion the store is asked: the cache may not have heard of it yet. As upstream.
+const FRESHLY_DELETED: Duration = Duration::from_secs(30);
+
 /// The plugin.
 #[derive(Debug, Default)]
-pub struct NamespaceLifecycle;
+pub struct NamespaceLifecycle {
+    /// Namespaces whose deletion was let through here, and when.
+    deleted: Mutex<HashMap<String, Instant>>,
+}
+
+impl NamespaceLifecycle {
+    fn note_deletion(&self, name: &str) {
+        let mut deleted = self.deleted.lock().unwrap_or_else(PoisonError::into_inner);
+        deleted.retain(|_, at| at.elapsed() < FRESHLY_DELETED);
+        deleted.insert(name.to_owned(), Instant::now());
+    }
+
+    fn was_just_deleted(&self, name: &str) -> bool {
+        let deleted = self.deleted.lock().unwrap_or_else(PoisonError::into_inner);
+        deleted
+            .get(name)
+            .is_some_and(|at| at.elapsed() < FRESHLY_DELETED)
+    }
+
+    /// The namespace; the store is asked where the cache has none, as it may have been created a moment ago, and where it may
+    /// have been deleted a moment ago.
+    async fn find(
+        &self,
+        lookup: &dyn Lookup,
+        name: &str,
+        operation: Operation,
+    ) -> Result<Option<std::sync::Arc<Value>>, Status> {
+        if operation == Operation::Create && self.was_just_deleted(name) {
+            return Ok(lookup.live("namespaces", "", name).await?);
+        }
+        match lookup.get("namespaces", "", name) {
+            // A cached Terminating namespace may have gone and come back since.
+            Some(found) if operation != Operation::Create || !terminating(&found) => {
+                Ok(Some(found))
+            }
+            _ => Ok(lookup.live("namespaces", "", name).await?),
+        }
+    }
+}
 
 #[async_trait]
 impl Plugin for NamespaceLifecycle {
@@ -35,6 +80,9 @@ impl Plugin for NamespaceLifecycle {
         {
             return Err(request.forbidden("this namespace may not be deleted"));
         }
+        if request.operation == Operation::Delete && is_namespace {
+            self.note_deletion(&request.name);
+        }
         if is_namespace || request.namespace.is_empty() {
             return Ok(());
         }
@@ -49,12 +97,10 @@ impl Plugin for NamespaceLifecycle {
         ) {
             return Ok(());
         }
-        let namespace = find(
-            environment.lookup.as_ref(),
-            &request.namespace,
-            request.operation,
-        )
-        .await?;
+        let lookup = environment.lookup.as_ref();
+        let namespace = self
+            .find(lookup, &request.namespace, request.operation)
+            .await?;
         let Some(namespace) = namespace else {
             return Err(Status::not_found(
                 Qualified::new("", "namespaces"),
@@ -84,20 +130,6 @@ fn terminating(namespace: &Value) -> bool {
             .is_some_and(|t| !t.is_null())
 }
 
-/// The namespace; the store is asked where the cache has none, as it may have been created a moment ago.
-async fn find(
-    lookup: &dyn Lookup,
-    name: &str,
-    operation: Operation,
-) -> Result<Option<std::sync::Arc<Value>>, Status> {
-    let cached = lookup.get("namespaces", "", name);
-    match cached {
-        // A cached Terminating namespace may have gone and come back since.
-        Some(found) if operation != Operation::Create || !terminating(&found) => Ok(Some(found)),
-        _ => Ok(lookup.live("namespaces", "", name).await?),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -107,7 +139,7 @@ mod tests {
 
     async fn verdict(mut request: Request, namespace: Option<Value>) -> Result<(), Status> {
         let objects: Vec<_> = namespace.into_iter().map(|n| ("namespaces", n)).collect();
-        admit(&NamespaceLifecycle, &mut request, &objects).await
+        admit(&NamespaceLifecycle::default(), &mut request, &objects).await
     }
 
     #[tokio::test]
