@@ -27,6 +27,9 @@ const NAME: &str = "kube-controller-manager";
 /// How long what is under way may take to end after a signal.
 const DRAIN: Duration = Duration::from_secs(5);
 
+/// How often the API server is asked whether it is healthy.
+const HEALTH_PERIOD: Duration = Duration::from_millis(100);
+
 /// Runs the daemon until a signal, or until leadership is lost.
 pub async fn run(options: Options) -> anyhow::Result<()> {
     options.check(&controllers::names())?;
@@ -47,6 +50,13 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     systemd::ready();
     systemd::watchdog(stop.clone());
 
+    if stop
+        .run_until_cancelled(server_healthy(&manager))
+        .await
+        .is_none()
+    {
+        return Ok(());
+    }
     let options = Arc::new(options);
     let mut elector = None;
     if options.leader.elect {
@@ -85,6 +95,26 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Waits until the API server calls itself healthy: before that its roles aren't there yet, and controllers would only be refused.
+async fn server_healthy(client: &Client) {
+    let mut told = false;
+    loop {
+        let request = http::Request::get("/healthz").body(Vec::new());
+        let answer = match request {
+            Ok(request) => client
+                .request_text(request)
+                .await
+                .map_err(|e| e.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        let Err(error) = answer else { return };
+        if !std::mem::replace(&mut told, true) {
+            info!(%error, "waiting for the API server to be healthy");
+        }
+        tokio::time::sleep(HEALTH_PERIOD).await;
+    }
 }
 
 /// Starts every controller that the flags ask for. One that can't start is reported and left out.
