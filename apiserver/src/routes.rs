@@ -100,7 +100,7 @@ async fn resource(server: &Arc<Server>, mut request: Request) -> ApiResult<Respo
     else {
         return Err(Status::no_such_path());
     };
-    if request.method == Method::HEAD {
+    if request.method == Method::HEAD && info.subresource != "proxy" {
         return Err(Status::method_not_allowed());
     }
     if let Some(custom) = &resource.custom {

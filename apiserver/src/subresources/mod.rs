@@ -13,6 +13,7 @@ pub mod virtuals;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
+use http::Method;
 use keelson_api::status::Status;
 
 use crate::request::Request;
@@ -101,10 +102,13 @@ pub async fn dispatch(
     let Some(subresource) = resource.kind.subresource(&name) else {
         return Err(Status::no_such_path());
     };
-    if !resource
-        .kind
-        .subresource_verbs(subresource)
-        .contains(&request.info.verb.as_str())
+    // What is proxied answers OPTIONS itself.
+    let proxied = name == "proxy" && request.method == Method::OPTIONS;
+    if !proxied
+        && !resource
+            .kind
+            .subresource_verbs(subresource)
+            .contains(&request.info.verb.as_str())
     {
         return Err(Status::method_not_allowed());
     }
