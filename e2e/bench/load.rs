@@ -88,11 +88,15 @@ impl Load {
 
     /// A client with a connection of its own.
     pub fn client(&self) -> Client {
+        let mut http = HttpConnector::new();
+        http.enforce_http(false);
+        // As Go's clients: a request's parts don't wait for one another.
+        http.set_nodelay(true);
         let connector = HttpsConnectorBuilder::new()
             .with_tls_config(self.config.clone())
             .https_only()
             .enable_http2()
-            .build();
+            .wrap_connector(http);
         Client {
             base: self.base.clone(),
             pool: Pool::builder(TokioExecutor::new())

@@ -88,16 +88,19 @@ async fn watch(
     while let Some(done) = writes.join_next().await {
         done??;
     }
-    let mut bytes = 0;
+    let (mut bytes, mut events, mut cut) = (0, 0, 0_u32);
     while let Some(done) = timeout(PATIENCE, tasks.join_next())
         .await
         .context("not all events came")?
     {
-        bytes += done??;
+        let heard = done??;
+        bytes += heard.bytes;
+        events += heard.events;
+        cut += u32::from(heard.events < CHANGES);
     }
     let elapsed = begun.elapsed().as_secs_f64();
     let used = measured.server.processor()?.saturating_sub(before);
-    let events = (watchers * (CHANGES / 4) * 4) as f64;
+    let events = events as f64;
     let of = format!(
         "{CHANGES} changes to {watchers} watchers, {}",
         encoding.name()
@@ -116,21 +119,32 @@ async fn watch(
         name,
         bytes as f64 / events,
     );
+    table.put(&format!("{of}: cut off"), "watchers", name, f64::from(cut));
     Ok(())
 }
 
-/// Reads events until all changes were seen; each writer's must come in its order, and none may be missing.
-async fn follow(mut body: Incoming, encoding: Encoding, prefix: &str) -> Result<usize> {
+/// What one watcher heard.
+#[derive(Default)]
+struct Heard {
+    bytes: usize,
+    events: usize,
+}
+
+/// Reads events until all changes were seen, or the server cuts a slow watcher off; each writer's must come in its order, and
+/// none may be missing.
+async fn follow(mut body: Incoming, encoding: Encoding, prefix: &str) -> Result<Heard> {
     let mut held = BytesMut::new();
     let mut next = [0_usize; 4];
-    let mut length = 0;
+    let mut heard = Heard::default();
     let wanted = CHANGES / 4;
     while next.iter().any(|n| *n < wanted) {
-        let frame = body.frame().await.context("the watch ended early")??;
-        let Ok(data) = frame.into_data() else {
+        let Some(frame) = body.frame().await else {
+            break;
+        };
+        let Ok(data) = frame?.into_data() else {
             continue;
         };
-        length += data.len();
+        heard.bytes += data.len();
         held.extend_from_slice(&data);
         while let Some(event) = event(&mut held, encoding) {
             let Some((writer, number)) = origin(&event, prefix) else {
@@ -142,9 +156,10 @@ async fn follow(mut body: Incoming, encoding: Encoding, prefix: &str) -> Result<
                 next.get(writer)
             );
             next[writer] += 1;
+            heard.events += 1;
         }
     }
-    Ok(length)
+    Ok(heard)
 }
 
 /// Takes one event off what has been read.
