@@ -26,6 +26,8 @@ mod source;
 mod types;
 mod value;
 
+pub use names::RESERVED;
+
 pub use cost::Cost;
 pub use decl::Decl;
 pub use environment::Environment;

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 /// Words that CEL keeps for itself.
-const RESERVED: [&str; 21] = [
+pub const RESERVED: [&str; 21] = [
     "true",
     "false",
     "null",

@@ -8,34 +8,12 @@ use keelson_cel::policies::{Compiler, Purpose};
 use regex::Regex;
 use serde_json::Value;
 
+use keelson_cel::RESERVED;
+
 use super::matching;
 use crate::access::{Access, same};
 use crate::validation::required_one_of;
 
-/// Names that stand for something else in expressions.
-const RESERVED: [&str; 21] = [
-    "true",
-    "false",
-    "null",
-    "in",
-    "as",
-    "break",
-    "const",
-    "continue",
-    "else",
-    "for",
-    "function",
-    "if",
-    "import",
-    "let",
-    "loop",
-    "package",
-    "namespace",
-    "return",
-    "var",
-    "void",
-    "while",
-];
 /// What names must not end with: they are policies of a manifest.
 const STATIC: &str = ".static.k8s.io";
 
