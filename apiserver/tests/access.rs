@@ -374,3 +374,41 @@ async fn workloads_scale_and_pods_are_bound() {
         .json();
     assert_eq!(deleted["metadata"]["deletionGracePeriodSeconds"], 30);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn policies_read_only_what_their_writers_may() {
+    const POLICIES: &str = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies";
+    let server = TestServer::start().await.unwrap();
+    let admin = server.admin().unwrap();
+    let rbac = "/apis/rbac.authorization.k8s.io/v1";
+    let role = json!({"metadata": {"name": "policies"}, "rules": [{"apiGroups": ["admissionregistration.k8s.io"], "resources": ["*"], "verbs": ["*"]}]});
+    let binding = json!({"metadata": {"name": "policies"}, "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "policies"},
+        "subjects": [{"kind": "User", "apiGroup": "rbac.authorization.k8s.io", "name": "jane"}]});
+    admin
+        .post(&format!("{rbac}/clusterroles"), &role)
+        .await
+        .unwrap();
+    admin
+        .post(&format!("{rbac}/clusterrolebindings"), &binding)
+        .await
+        .unwrap();
+    let policy = json!({"metadata": {"name": "p"}, "spec": {"paramKind": {"apiVersion": "v1", "kind": "Secret"},
+        "matchConstraints": {"resourceRules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}]},
+        "validations": [{"expression": "true"}]}});
+    let jane = server.client("jane", &[]).unwrap();
+    let mut refused = jane.post(POLICIES, &policy).await.unwrap();
+    for _ in 0..100 {
+        if refused.code != 403 {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        refused = jane.post(POLICIES, &policy).await.unwrap();
+    }
+    assert_eq!(refused.code, 422, "{}", refused.json());
+    assert_eq!(
+        refused.json()["details"]["causes"][0]["field"],
+        "spec.paramKind"
+    );
+    let made = admin.post(POLICIES, &policy).await.unwrap();
+    assert_eq!(made.code, 201, "{}", made.json());
+}

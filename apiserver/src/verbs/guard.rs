@@ -8,9 +8,9 @@ use crate::request::Request;
 use crate::resources::Resource;
 use crate::response::ApiResult;
 use crate::server::Server;
-use crate::verbs::device_claims;
+use crate::verbs::{device_claims, policy_params};
 
-/// Checks a write of a role or binding, or of a claim on devices; other resources pass.
+/// Checks a write of a role or binding, of a claim on devices, or of an admission policy; other resources pass.
 pub fn rights(
     server: &Server,
     request: &Request,
@@ -20,6 +20,9 @@ pub fn rights(
 ) -> ApiResult<()> {
     match &*resource.kind.group {
         "rbac.authorization.k8s.io" => {}
+        "admissionregistration.k8s.io" => {
+            return policy_params::rights(server, request, resource, object, old);
+        }
         "resource.k8s.io" => return device_claims::rights(server, request, resource, object, old),
         _ => return Ok(()),
     }

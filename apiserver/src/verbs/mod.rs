@@ -12,6 +12,7 @@ pub mod guard;
 pub mod list;
 pub mod options;
 pub mod patch;
+pub mod policy_params;
 pub mod update;
 pub mod view;
 pub mod watch;
